@@ -1,0 +1,1 @@
+//! The agent: settings, platform, reconcile loop and the link to the master.

@@ -1,0 +1,1 @@
+//! The HTTP API's types and a typed client.

@@ -1,0 +1,1 @@
+//! The master: HTTP for people, gRPC for agents, scheduler and store.

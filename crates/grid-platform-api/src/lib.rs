@@ -1,0 +1,1 @@
+//! The contract between Sutra Grid and the platforms that run its nodes.

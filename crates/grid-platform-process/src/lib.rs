@@ -1,0 +1,1 @@
+//! The platform that runs nodes as native processes.

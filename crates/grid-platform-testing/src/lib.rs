@@ -1,0 +1,1 @@
+//! MemoryPlatform, fixtures, fault injection and the conformance suite for platform adapters.

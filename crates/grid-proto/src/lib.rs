@@ -1,0 +1,1 @@
+//! Wire types between agent and master, and their conversions.

@@ -1,0 +1,1 @@
+//! The built-in storage server: objects over HTTP on an embedded durable store.
