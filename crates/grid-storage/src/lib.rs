@@ -1,1 +1,18 @@
-//! The built-in storage server: objects over HTTP on an embedded durable store.
+#![doc = include_str!("../README.md")]
+
+mod commit;
+mod config;
+mod content;
+mod dir;
+mod error;
+mod index;
+mod key;
+mod metrics;
+mod row;
+mod store;
+
+pub use config::{Limits, StorageConfig};
+pub use error::{Error, ErrorKind};
+pub use index::Condition;
+pub use key::{Key, MAX_KEY_BYTES};
+pub use store::{INLINE_BYTES, Listing, ObjectMeta, PutOptions, Store};
