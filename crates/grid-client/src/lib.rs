@@ -1,1 +1,5 @@
-//! The HTTP API's types and a typed client.
+#![doc = include_str!("../README.md")]
+
+mod types;
+
+pub use types::*;
