@@ -1,4 +1,15 @@
 //! The shim as a black box, and the formats it shares with the adapter.
+#![cfg(target_os = "linux")]
 
+#[path = "../shim/budget.rs"]
+mod budget;
 #[path = "../shim/shared/mod.rs"]
+#[allow(dead_code, reason = "the shim and the adapter use the rest")]
 mod shared;
+
+#[path = "shim/harness.rs"]
+mod harness;
+#[path = "shim/start.rs"]
+mod start;
+#[path = "shim/stop.rs"]
+mod stop;

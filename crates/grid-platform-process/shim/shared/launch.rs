@@ -180,7 +180,7 @@ impl Writer {
     }
 }
 
-const SINGLE: [&str; 15] = [
+const SINGLE: [&str; 16] = [
     "uid",
     "generation",
     "restarts",
@@ -196,14 +196,13 @@ const SINGLE: [&str; 15] = [
     "backoff_max_ms",
     "reset_after_ms",
     "max_restarts",
+    "log_max_bytes",
 ];
-const LOG_MAX: &str = "log_max_bytes";
 
 /// The pairs as they were found: single keys by their place in `SINGLE`, lists in order.
 #[derive(Default)]
 struct Raw<'a> {
     single: [Option<&'a [u8]>; SINGLE.len()],
-    log_max: Option<&'a [u8]>,
     args: Vec<Vec<u8>>,
     env: Vec<Vec<u8>>,
     env_secrets: Vec<(Vec<u8>, Vec<u8>)>,
@@ -226,14 +225,10 @@ impl<'a> Raw<'a> {
             b"cgroup_procs" if is_absolute(value) => self.cgroup_procs.push(value.to_vec()),
             b"cgroup_procs" => return Err(LaunchError::Value("cgroup_procs")),
             _ => {
-                let slot = if key == LOG_MAX.as_bytes() {
-                    Some(&mut self.log_max)
-                } else {
-                    SINGLE
-                        .iter()
-                        .position(|it| it.as_bytes() == key)
-                        .and_then(|at| self.single.get_mut(at))
-                };
+                let slot = SINGLE
+                    .iter()
+                    .position(|it| it.as_bytes() == key)
+                    .and_then(|at| self.single.get_mut(at));
                 match slot {
                     Some(slot @ None) => *slot = Some(value),
                     _ => return Err(LaunchError::Key(String::from_utf8_lossy(key).into_owned())),
@@ -260,6 +255,10 @@ impl<'a> Raw<'a> {
 
     fn number<T: std::str::FromStr>(&self, key: &'static str) -> Result<T, LaunchError> {
         number(key, self.required(key)?)
+    }
+
+    fn maybe<T: std::str::FromStr>(&self, key: &'static str) -> Result<Option<T>, LaunchError> {
+        self.optional(key).map(|it| number(key, it)).transpose()
     }
 
     fn path(&self, key: &'static str) -> Result<Vec<u8>, LaunchError> {
@@ -292,10 +291,7 @@ impl<'a> Raw<'a> {
             program: self.path("program")?,
             dir: self.path("dir")?,
             user,
-            nofile: self
-                .optional("nofile")
-                .map(|it| number("nofile", it))
-                .transpose()?,
+            nofile: self.maybe("nofile")?,
             stop_signal,
             grace_ms: self.number("grace_ms")?,
             policy: Policy {
@@ -304,12 +300,9 @@ impl<'a> Raw<'a> {
                 backoff_initial_ms: self.number("backoff_initial_ms")?,
                 backoff_max_ms: self.number("backoff_max_ms")?,
                 reset_after_ms: self.number("reset_after_ms")?,
-                max_restarts: self
-                    .optional("max_restarts")
-                    .map(|it| number("max_restarts", it))
-                    .transpose()?,
+                max_restarts: self.maybe("max_restarts")?,
             },
-            log_max_bytes: self.log_max.map(|it| number(LOG_MAX, it)).transpose()?,
+            log_max_bytes: self.maybe("log_max_bytes")?,
             args: self.args,
             env: self.env,
             env_secrets: self.env_secrets,
