@@ -1,2 +1,51 @@
-//! One entry for people and CI.
-fn main() {}
+//! `cargo xtask`: one entry for people and CI. See README.md beside this crate's manifest.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "this is a command; it speaks to the terminal"
+)]
+
+mod fail;
+mod needs;
+mod sh;
+mod test;
+mod testbed;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The tasks of this repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run the tests, with a line per platform, and sum them up.
+    Test(test::Args),
+    /// What tests need from outside: bring it up, take it down, look.
+    Testbed(testbed::Args),
+    /// Check what the compiler does not: lints, edges, sizes, licences, feature sets, documents.
+    Tidy(tidy::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().task {
+        Task::Test(args) => test::run(&args),
+        Task::Testbed(args) => testbed::run(&args),
+        Task::Tidy(args) => tidy::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fail) => {
+            eprint!("{fail}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! `cargo xtask test`: a line per platform, the whole workspace's tests, one sum.
+
+mod platforms;
+mod tally;
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::process::Command;
+
+use clap::ValueEnum;
+
+use crate::fail::{Fail, Result};
+use crate::needs::{Met, NEEDS};
+use crate::sh;
+use platforms::{PLATFORMS, Platform};
+use tally::{Tally, Total};
+
+/// Arguments of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Run only this platform's tests.
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::PossibleValuesParser::new(platforms::names()))]
+    only: Option<String>,
+    /// Fail when something cannot be run. With `CI=true` in the environment that is so anyway.
+    #[arg(long, value_name = "WHAT")]
+    require: Option<Require>,
+    /// Run the long tests too: those marked `#[ignore]`.
+    #[arg(long)]
+    full: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Require {
+    /// Every platform, and every program from outside.
+    All,
+}
+
+/// What of the workspace is run.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Selection {
+    /// Only these packages; all when empty.
+    packages: Vec<&'static str>,
+    /// All packages but these.
+    exclude: Vec<&'static str>,
+    /// Leave out tests with one of these in their names.
+    skip: Vec<&'static str>,
+    /// Reasons why this run cannot pass, whatever the tests say.
+    missing: Vec<String>,
+}
+
+/// Runs `cargo xtask test`.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let required = args.require == Some(Require::All) || is_ci();
+    let selection = select(args.only.as_deref(), required);
+    if !selection.missing.is_empty() {
+        return Err(Fail::new(format!(
+            "cannot run everything: {}",
+            selection.missing.join("; ")
+        ))
+        .hint("Leave out `--require all` (and `CI=true`) to run what can be run here."));
+    }
+    // What tests start as programs is built before the first test, with the features that the tests are built with,
+    // so that no test waits for a build or sees half of one.
+    sh::run(
+        sh::cargo()
+            .args(["build", "--lib", "--bins", "--examples", "--tests"])
+            .args(scope(&selection)),
+    )?;
+    let total = run_cargo_test(&selection, args.full)?;
+    for name in &total.crashed {
+        println!("ended without a result: {name}");
+    }
+    println!();
+    println!("{}", total.line());
+    if total.is_success() {
+        Ok(())
+    } else {
+        Err(Fail::default())
+    }
+}
+
+/// Looks at every platform and need, prints its line and decides what is run.
+fn select(only: Option<&str>, required: bool) -> Selection {
+    let mut selection = Selection::default();
+    let chosen = |platform: &Platform| only.is_none_or(|name| name == platform.name);
+    for platform in PLATFORMS.iter().filter(|platform| chosen(platform)) {
+        match platform.ready() {
+            Ok(()) => {
+                println!("{}: run", platform.name);
+                if only.is_some() {
+                    selection.packages.extend(platform.packages);
+                }
+            }
+            Err(why) => {
+                println!("{}: not run: {why}", platform.name);
+                selection.exclude.extend(platform.packages);
+                // Who names a platform wants it.
+                if required || only.is_some() {
+                    selection.missing.push(format!("{}: {why}", platform.name));
+                }
+            }
+        }
+    }
+    for need in NEEDS {
+        let met = need.ensure();
+        if let Met::Missing(why) = &met {
+            println!("{}: not run: {why}", need.program);
+            selection.skip.push(need.in_test_names);
+            if required {
+                selection.missing.push(format!("{}: {why}", need.program));
+            }
+        } else {
+            println!("{}: {met}", need.program);
+        }
+    }
+    selection
+}
+
+/// The packages as arguments of cargo.
+fn scope(selection: &Selection) -> Vec<&'static str> {
+    if selection.packages.is_empty() {
+        let mut args = vec!["--workspace"];
+        args.extend(
+            selection
+                .exclude
+                .iter()
+                .flat_map(|name| ["--exclude", name]),
+        );
+        args
+    } else {
+        selection
+            .packages
+            .iter()
+            .flat_map(|name| ["--package", name])
+            .collect()
+    }
+}
+
+/// Runs `cargo test`, passes its output on and counts.
+fn run_cargo_test(selection: &Selection, full: bool) -> Result<Total> {
+    let mut command = sh::cargo();
+    command
+        .args(["test", "--no-fail-fast"])
+        .args(scope(selection))
+        .arg("--");
+    command.args(selection.skip.iter().flat_map(|name| ["--skip", name]));
+    if full {
+        command.arg("--include-ignored");
+    }
+    if std::io::stdout().is_terminal() {
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let broken = |error: std::io::Error| Fail::new(format!("cannot run `cargo test`: {error}"));
+    // One pipe for both streams: cargo names each test program on one of them and the program answers on the other,
+    // and their order tells which result is whose.
+    let (reader, writer) = std::io::pipe().map_err(broken)?;
+    command
+        .stderr(writer.try_clone().map_err(broken)?)
+        .stdout(writer);
+    let mut child = command.spawn().map_err(broken)?;
+    // The command holds the write ends; the reader sees the end only when they are gone.
+    drop::<Command>(command);
+    let tally = pass_on(reader).map_err(broken)?;
+    let status = child.wait().map_err(broken)?;
+    Ok(tally.finish(status.success()))
+}
+
+/// Copies the output to ours, line by line, and counts.
+fn pass_on(reader: impl std::io::Read) -> std::io::Result<Tally> {
+    let mut tally = Tally::default();
+    let mut reader = BufReader::new(reader);
+    let mut out = std::io::stdout().lock();
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line)? > 0 {
+        out.write_all(&line)?;
+        out.flush()?;
+        tally.read(&String::from_utf8_lossy(&line));
+        line.clear();
+    }
+    Ok(tally)
+}
+
+/// The sign that CI services set.
+fn is_ci() -> bool {
+    std::env::var("CI").is_ok_and(|value| value == "true" || value == "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scope_is_the_workspace_or_the_named_packages() {
+        let all = Selection {
+            exclude: vec!["a"],
+            ..Selection::default()
+        };
+        assert_eq!(scope(&all), ["--workspace", "--exclude", "a"]);
+        let some = Selection {
+            packages: vec!["a", "b"],
+            ..Selection::default()
+        };
+        assert_eq!(scope(&some), ["--package", "a", "--package", "b"]);
+    }
+}

@@ -1,0 +1,212 @@
+//! Counts what `cargo test` prints, and notices a test program that ended without a result.
+
+/// What is known so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    total: Total,
+    open: Option<Open>,
+}
+
+/// A test program whose output is being read.
+#[derive(Debug)]
+struct Open {
+    name: String,
+    /// Documentation tests print a result for each way they are built; a program prints one, its last line.
+    many: bool,
+    counts: Option<Counts>,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+}
+
+/// The sum over everything.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Total {
+    passed: u64,
+    failed: u64,
+    skipped: u64,
+    /// Test programs that ended without a result. Each counts as one failure.
+    pub(super) crashed: Vec<String>,
+}
+
+impl Tally {
+    /// Reads one line of the output.
+    pub(super) fn read(&mut self, line: &str) {
+        let line = without_escapes(line);
+        let line = line.trim();
+        if let Some(name) = line
+            .strip_prefix("Running ")
+            .filter(|name| name.ends_with(')'))
+        {
+            self.open(name, false);
+        } else if let Some(name) = line.strip_prefix("Doc-tests ") {
+            self.open(name, true);
+        } else if let Some(counts) = result(line)
+            && let Some(open) = &mut self.open
+        {
+            let before = open.counts.filter(|_| open.many).unwrap_or_default();
+            open.counts = Some(Counts {
+                passed: before.passed + counts.passed,
+                failed: before.failed + counts.failed,
+                skipped: before.skipped + counts.skipped,
+            });
+        }
+    }
+
+    /// The sum. `success` is what cargo's exit code says; where it knows of a failure that no result shows (a build
+    /// error, a program that failed after its result), the sum has one too.
+    pub(super) fn finish(mut self, success: bool) -> Total {
+        self.close();
+        if !success && self.total.failed == 0 {
+            self.total.crashed.push("cargo test (see above)".into());
+            self.total.failed += 1;
+        }
+        self.total
+    }
+
+    fn open(&mut self, name: &str, many: bool) {
+        self.close();
+        self.open = Some(Open {
+            name: name.to_owned(),
+            many,
+            counts: None,
+        });
+    }
+
+    fn close(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        if let Some(counts) = open.counts {
+            self.total.passed += counts.passed;
+            self.total.failed += counts.failed;
+            self.total.skipped += counts.skipped;
+        } else {
+            self.total.crashed.push(open.name);
+            self.total.failed += 1;
+        }
+    }
+}
+
+impl Total {
+    /// The closing line: `N passed, N failed`, and how many were skipped where some were.
+    pub(super) fn line(&self) -> String {
+        let mut line = format!("{} passed, {} failed", self.passed, self.failed);
+        if self.skipped > 0 {
+            line.push_str(&format!(", {} skipped", self.skipped));
+        }
+        line
+    }
+
+    /// Whether tests ran and none failed.
+    pub(super) fn is_success(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+}
+
+/// The counts of a `test result:` line, as libtest and libtest-mimic print it.
+fn result(line: &str) -> Option<Counts> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let mut sum = Counts::default();
+    for part in counts.split(';') {
+        let Some((number, what)) = part.trim().split_once(' ') else {
+            continue;
+        };
+        let Ok(number) = number.parse::<u64>() else {
+            continue;
+        };
+        match what {
+            "passed" => sum.passed += number,
+            "failed" => sum.failed += number,
+            "ignored" | "filtered out" => sum.skipped += number,
+            _ => {}
+        }
+    }
+    Some(sum)
+}
+
+/// The line without colours.
+fn without_escapes(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        if char == '\u{1b}' {
+            // An escape sequence ends with a letter.
+            chars.by_ref().find(char::is_ascii_alphabetic);
+        } else {
+            plain.push(char);
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(output: &str, success: bool, line: &str, crashed: &[&str]) {
+        let mut tally = Tally::default();
+        output.lines().for_each(|line| tally.read(line));
+        let total = tally.finish(success);
+        assert_eq!(total.line(), line);
+        assert_eq!(total.crashed, crashed);
+    }
+
+    #[test]
+    fn results_of_programs_and_of_documentation_are_summed() {
+        check(
+            "     Running unittests src/lib.rs (target/debug/deps/a-1)\n\
+             running 2 tests\n\
+             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.00s\n\
+             \u{1b}[1m\u{1b}[32m     Running\u{1b}[0m tests/conformance.rs (target/debug/deps/b-1)\n\
+             test result: \u{1b}[31mFAILED\u{1b}[0m. 5 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
+             \u{20}  Doc-tests a\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+             test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+             all doctests ran in 0.30s; merged doctests compilation took 0.20s\n",
+            false,
+            "10 passed, 1 failed, 4 skipped",
+            &[],
+        );
+    }
+
+    #[test]
+    fn a_program_that_ends_without_a_result_is_a_failure() {
+        check(
+            "     Running tests/a.rs (target/debug/deps/a-1)\n\
+             running 2 tests\n\
+             error: test failed, to rerun pass `--test a`\n\
+             \u{20}    Running tests/b.rs (target/debug/deps/b-1)\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
+            false,
+            "1 passed, 1 failed",
+            &["tests/a.rs (target/debug/deps/a-1)"],
+        );
+    }
+
+    #[test]
+    fn a_failure_that_only_cargo_knows_of_is_a_failure() {
+        check(
+            "error: could not compile `a`\n",
+            false,
+            "0 passed, 1 failed",
+            &["cargo test (see above)"],
+        );
+        let none = Tally::default().finish(true);
+        assert!(!none.is_success(), "a run of no test is not a success");
+    }
+
+    #[test]
+    fn a_suite_run_inside_a_test_does_not_count() {
+        check(
+            "     Running unittests src/lib.rs (target/debug/deps/a-1)\n\
+             test result: FAILED. 50 passed; 9 failed; 0 ignored; 0 measured; 0 filtered out\n\
+             test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n",
+            true,
+            "3 passed, 0 failed",
+            &[],
+        );
+    }
+}
