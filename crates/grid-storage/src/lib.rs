@@ -5,14 +5,18 @@ mod config;
 mod content;
 mod dir;
 mod error;
+mod http;
 mod index;
 mod key;
 mod metrics;
 mod row;
+mod server;
+mod stall;
 mod store;
 
 pub use config::{Limits, StorageConfig};
 pub use error::{Error, ErrorKind};
 pub use index::Condition;
 pub use key::{Key, MAX_KEY_BYTES};
+pub use server::Server;
 pub use store::{INLINE_BYTES, Listing, ObjectMeta, PutOptions, Store};
