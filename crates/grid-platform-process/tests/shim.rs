@@ -7,8 +7,16 @@ mod budget;
 #[allow(dead_code, reason = "the shim and the adapter use the rest")]
 mod shared;
 
+#[path = "shim/cgroup.rs"]
+mod cgroup;
 #[path = "shim/harness.rs"]
 mod harness;
+#[path = "shim/log.rs"]
+mod log;
+#[path = "shim/restart.rs"]
+mod restart;
+#[path = "shim/socket.rs"]
+mod socket;
 #[path = "shim/start.rs"]
 mod start;
 #[path = "shim/stop.rs"]
