@@ -498,3 +498,30 @@ pub struct LogQuery {
     /// Go on with what is written later.
     pub follow: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reads_the_specifications_body_and_refuses_unknown_fields() {
+        let body = r#"{"agent_id": "agent-prod-1", "port": 50051, "memory_limit_mb": 2048}"#;
+        let request: SpawnRequest = serde_json::from_str(body).unwrap();
+        assert_eq!(request.agent_id.as_deref(), Some("agent-prod-1"));
+        assert_eq!(request.settings.port, Some(50051));
+        assert_eq!(request.settings.memory_limit_mb, Some(2048));
+        assert!(serde_json::from_str::<SpawnRequest>(r#"{"memory": 1}"#).is_err());
+        assert!(serde_json::from_str::<UpdateRequest>(r#"{"node_id": "a"}"#).is_err());
+    }
+
+    #[test]
+    fn a_created_tokens_value_is_in_its_json_and_not_in_its_debug_text() {
+        let created: CreatedToken = serde_json::from_str(
+            r#"{"id": "t1", "role": "agent", "created_at": "2026-01-01T00:00:00Z", "value": "t1.s"}"#,
+        )
+        .unwrap();
+        assert_eq!(created.token.role, Role::Agent);
+        assert!(!format!("{created:?}").contains("t1.s"));
+        assert!(serde_json::to_string(&created).unwrap().contains("t1.s"));
+    }
+}
