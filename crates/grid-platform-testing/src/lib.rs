@@ -1,1 +1,27 @@
-//! MemoryPlatform, fixtures, fault injection and the conformance suite for platform adapters.
+#![doc = include_str!("../README.md")]
+
+mod case;
+mod cases;
+mod context;
+mod deadline;
+mod failed;
+mod harness;
+mod host;
+pub mod probe;
+mod run;
+
+pub use case::{Case, Need, cases};
+pub use context::{Context, PATIENCE, fails, quick, quickly, read_until, settle};
+pub use deadline::eventually;
+pub use failed::{Failed, Outcome};
+pub use harness::{BadProgram, Boot, Fixture, Harness, LiveProcess, PortHold, Survey, Wrapped};
+pub use host::{HostPlace, parse_boot};
+pub use run::{Suite, run, run_case};
+
+/// The path of the probe program on this host: see [`probe`].
+///
+/// # Errors
+/// When it cannot be written.
+pub fn probe_path() -> Outcome<std::path::PathBuf> {
+    probe::path()
+}

@@ -1,0 +1,185 @@
+//! The suite as a test program.
+
+use std::{panic::AssertUnwindSafe, process::ExitCode, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use grid_platform_api::{DataPolicy, Platform};
+use libtest_mimic::{Arguments, Completion, Trial};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{Case, Context, Failed, Harness, Outcome, Survey, cases};
+
+/// The longest that a case may take. Far beyond what any needs: it is there so that a platform that hangs is a
+/// failure with a name.
+const CASE_LIMIT: Duration = Duration::from_secs(90);
+
+/// How long all of a case's nodes may take to be removed.
+const CLEAN_LIMIT: Duration = Duration::from_secs(30);
+
+/// A test program of the suite: `fn main() -> ExitCode` of a target with `harness = false`.
+pub struct Suite {
+    harnesses: Vec<Arc<dyn Harness>>,
+    required: bool,
+}
+
+/// The suite over these harnesses, with the arguments of the command line: as [`Suite::run`].
+pub fn run(harnesses: Vec<Arc<dyn Harness>>) -> ExitCode {
+    Suite::new(harnesses).run()
+}
+
+impl Suite {
+    /// Every case on every harness.
+    pub fn new(harnesses: Vec<Arc<dyn Harness>>) -> Self {
+        Self {
+            harnesses,
+            required: false,
+        }
+    }
+
+    /// Makes a harness whose platform is not there a failure. Otherwise its cases are reported as not run.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Runs what the command line asks for, as any test program does: names to filter by, `--list`, `--exact`.
+    ///
+    /// A case that does not bind a platform is reported as ignored, with what it needs before its name; so is every
+    /// case of a harness whose platform is not there.
+    pub fn run(self) -> ExitCode {
+        let arguments = Arguments::from_args();
+        match self.trials() {
+            Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
+            Err(failed) => {
+                let trial = Trial::test("suite", move || Err(failed.to_string().into()));
+                libtest_mimic::run(&arguments, vec![trial]).exit_code()
+            }
+        }
+    }
+
+    fn trials(self) -> Outcome<Vec<Trial>> {
+        let runtime = runtime()?;
+        let mut trials = Vec::new();
+        for harness in self.harnesses {
+            let survey = runtime.block_on(harness.survey());
+            if self.required
+                && let Err(missing) = &survey
+            {
+                let words = missing.to_string();
+                trials.push(Trial::test(
+                    format!("{}::is_there", harness.name()),
+                    move || Err(words.into()),
+                ));
+            }
+            trials.extend(cases().map(|case| trial(&harness, case, &survey)));
+        }
+        Ok(trials)
+    }
+}
+
+fn trial(harness: &Arc<dyn Harness>, case: &'static Case, survey: &Outcome<Survey>) -> Trial {
+    let name = format!("{}::{}", harness.name(), case.name);
+    let reason = match survey {
+        Err(missing) => Some(format!("not run: {missing}")),
+        Ok(survey) => {
+            let missing = case.missing(survey);
+            (!missing.is_empty()).then(|| format!("needs {}", missing.join(", ")))
+        }
+    };
+    match (reason, survey) {
+        (None, Ok(survey)) => {
+            let (harness, survey) = (Arc::clone(harness), survey.clone());
+            Trial::test(name, move || {
+                let outcome =
+                    runtime().and_then(|rt| rt.block_on(run_case(&*harness, case, &survey)));
+                outcome.map_err(|failed| failed.to_string().into())
+            })
+        }
+        (reason, _) => {
+            let reason = reason.unwrap_or_default();
+            Trial::ignorable_test(name, {
+                let reason = reason.clone();
+                move || Ok(Completion::ignored_with(reason))
+            })
+            .with_kind(reason.replace('\n', " "))
+            .with_ignored_flag(true)
+        }
+    }
+}
+
+fn runtime() -> Outcome<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?)
+}
+
+/// Runs one case in a fresh fixture and cleans up behind it, whatever happens.
+///
+/// # Errors
+/// What the case found, and what the platform left behind.
+pub async fn run_case(harness: &dyn Harness, case: &Case, survey: &Survey) -> Outcome {
+    let fixture = harness
+        .fixture()
+        .await
+        .map_err(|e| e.during("making the fixture"))?;
+    let context = Context::open(fixture, survey.clone())
+        .await
+        .map_err(|e| e.during("opening the platform"))?;
+    let running = tokio::time::timeout(CASE_LIMIT, (case.run)(&context));
+    let found = match AssertUnwindSafe(running).catch_unwind().await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Err(Failed::new(format!("still running after {CASE_LIMIT:?}"))),
+        Err(panic) => Err(Failed::new(panic_words(&*panic))),
+    };
+    let cleaned = clean(context).await;
+    match (found, cleaned) {
+        (Ok(()), Ok(())) => Ok(()),
+        (Err(failed), Ok(())) => Err(failed),
+        (Ok(()), Err(left)) => Err(left.during("cleaning up")),
+        (Err(failed), Err(left)) => Err(Failed::new(format!("{failed}\nand cleaning up: {left}"))),
+    }
+}
+
+/// Removes every node, then has the fixture look for what is left.
+async fn clean(context: Context) -> Outcome {
+    let (fixture, platform, met_stranger) = context.close();
+    let removing = tokio::time::timeout(CLEAN_LIMIT, async {
+        remove_all(match platform {
+            Some(platform) => platform,
+            None => fixture.open().await?,
+        })
+        .await?;
+        if met_stranger {
+            remove_all(fixture.open_stranger().await?).await?;
+        }
+        Ok(())
+    });
+    let removed = removing.await.unwrap_or_else(|_| {
+        Err(Failed::new(format!(
+            "the nodes could not be removed in {CLEAN_LIMIT:?}"
+        )))
+    });
+    let clean = fixture.clean_up().await;
+    removed.and(clean)
+}
+
+async fn remove_all(platform: Arc<dyn Platform>) -> Outcome {
+    let nodes = platform.list_nodes().await?;
+    let removing = nodes
+        .iter()
+        .map(|node| platform.remove_node(&node.node_id, DataPolicy::Purge));
+    futures::future::try_join_all(removing).await?;
+    Ok(())
+}
+
+fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(words) = panic.downcast_ref::<&str>() {
+        (*words).to_owned()
+    } else if let Some(words) = panic.downcast_ref::<String>() {
+        words.clone()
+    } else {
+        "a panic".to_owned()
+    }
+}
