@@ -1,5 +1,4 @@
-//! `cargo xtask`: one entry for people and CI. See README.md beside this crate's manifest.
-
+#![doc = include_str!("../README.md")]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

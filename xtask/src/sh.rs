@@ -46,6 +46,23 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     )))
 }
 
+/// Runs the command, which has nothing to say when all is well: a warning is a failure too.
+pub(crate) fn silent(command: &mut Command) -> Result<()> {
+    let output = command
+        .output()
+        .map_err(|error| Fail::new(format!("cannot run `{}`: {error}", line(command))))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim_end();
+    if output.status.success() && said.is_empty() {
+        return Ok(());
+    }
+    Err(Fail::new(format!(
+        "`{}` ended with {} and said:\n{said}",
+        line(command),
+        output.status
+    )))
+}
+
 /// Runs the command and returns what it wrote to its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command

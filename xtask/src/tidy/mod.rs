@@ -1,12 +1,19 @@
 //! `cargo xtask tidy`: checks of what the compiler does not check. Each can fail, and each has tests that show it.
 
+mod builds;
 mod code;
+mod documents;
+mod edges;
+mod graph;
+mod manifests;
+mod policy;
 mod sources;
 mod tree;
 
 use std::fmt;
 
 use crate::fail::{Fail, Result};
+use graph::Graph;
 use tree::Tree;
 
 /// Arguments of `cargo xtask tidy`.
@@ -45,10 +52,29 @@ impl fmt::Display for Finding {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let tree = Tree::of_repository()?;
     let mut report = Report::default();
-    for (name, check) in sources::CHECKS {
+    for (name, check) in manifests::CHECKS
+        .iter()
+        .chain(sources::CHECKS)
+        .chain(documents::CHECKS)
+    {
         report.add(name, check(&tree));
     }
-    let _ = args.quick;
+    let graph = Graph::of_repository()?;
+    report.add("no forbidden edges", edges::check(&graph));
+    let deny = tree.get("deny.toml").map(|file| file.text.as_str());
+    report.add(
+        "licences, sources and bans by deny.toml",
+        policy::check(&graph, deny),
+    );
+    report.add(
+        "a default agent free of other platforms",
+        builds::default_agent()?,
+    );
+    if !args.quick {
+        report.add("commands in documents exist", documents::commands(&tree)?);
+        report.add("feature sets compile", builds::feature_sets(&graph));
+        report.add("size of the release agent", builds::release_size()?);
+    }
     report.finish()
 }
 

@@ -1,0 +1,137 @@
+//! Who may know whom: the house's forbidden edges.
+
+use std::collections::BTreeSet;
+
+use super::Finding;
+use super::graph::{Graph, Package};
+
+/// Every edge that is there and may not be.
+pub(super) fn check(graph: &Graph) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for package in graph.members() {
+        match package.name.as_str() {
+            "grid-platform-api" => {
+                let words = ["tonic", "bollard", "kube", "figment"];
+                forbid(&mut findings, package, &graph.reach(package, &[]), |name| {
+                    words.contains(&name) || name.starts_with("grid-")
+                });
+            }
+            "grid-platform-testing" => {
+                forbid(&mut findings, package, &graph.reach(package, &[]), |name| {
+                    name.starts_with("grid-") && name != "grid-platform-api"
+                })
+            }
+            name if is_adapter(name) => {
+                let known = ["grid-platform-api", "grid-platform-testing"];
+                let foreign = |name: &str| name.starts_with("grid-") && !known.contains(&name);
+                forbid(&mut findings, package, &graph.direct(package), foreign);
+                forbid(&mut findings, package, &graph.reach(package, &[]), foreign);
+            }
+            "grid-master" => {
+                forbid(&mut findings, package, &graph.direct(package), is_adapter);
+                forbid(
+                    &mut findings,
+                    package,
+                    &graph.reach(package, &[]),
+                    is_adapter,
+                );
+            }
+            // The CLI forwards platform features to the agent, and knows no adapter by itself.
+            "grid-cli" => {
+                forbid(&mut findings, package, &graph.direct(package), is_adapter);
+                forbid(
+                    &mut findings,
+                    package,
+                    &graph.reach(package, &["grid-agent"]),
+                    is_adapter,
+                );
+            }
+            _ => {}
+        }
+    }
+    findings
+}
+
+fn is_adapter(name: &str) -> bool {
+    name.starts_with("grid-platform-")
+        && !["grid-platform-api", "grid-platform-testing"].contains(&name)
+}
+
+fn forbid(
+    findings: &mut Vec<Finding>,
+    package: &Package,
+    known: &BTreeSet<&str>,
+    is_forbidden: impl Fn(&str) -> bool,
+) {
+    for name in known.iter().filter(|name| is_forbidden(name)) {
+        findings.push(Finding::new(
+            &package.name,
+            format!("may not depend on `{name}`"),
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_house_as_it_is_meant_has_no_forbidden_edge() {
+        let graph = Graph::of(&[
+            ("grid-platform-api", &["serde"]),
+            ("grid-platform-testing", &["grid-platform-api"]),
+            (
+                "grid-platform-process",
+                &["grid-platform-api", "dev:grid-platform-testing"],
+            ),
+            ("grid-config", &["figment"]),
+            (
+                "grid-agent",
+                &["grid-platform-process", "grid-config", "tonic"],
+            ),
+            ("grid-master", &["grid-config", "tonic"]),
+            ("grid-cli", &["grid-agent", "grid-master"]),
+        ]);
+        assert_eq!(check(&graph), []);
+    }
+
+    #[test]
+    fn each_forbidden_edge_is_found() {
+        let check = |edges: &[(&str, &[&str])], from: &str, to: &str| {
+            let found = check(&Graph::of(edges));
+            assert!(
+                found.contains(&Finding::new(from, format!("may not depend on `{to}`"))),
+                "{found:?}"
+            );
+        };
+        let (docker, process) = ("grid-platform-docker", "grid-platform-process");
+        check(&[(process, &[docker])], process, docker);
+        check(&[(process, &["grid-agent"])], process, "grid-agent");
+        check(&[(process, &["dev:grid-proto"])], process, "grid-proto");
+        check(&[(process, &["grid-config"])], process, "grid-config");
+        check(&[("grid-master", &[process])], "grid-master", process);
+        check(
+            &[
+                ("grid-master", &["grid-client"]),
+                ("grid-client", &[process]),
+            ],
+            "grid-master",
+            process,
+        );
+        check(
+            &[("grid-cli", &["dev:grid-platform-process"])],
+            "grid-cli",
+            process,
+        );
+        check(
+            &[("grid-platform-api", &["x"]), ("x", &["figment"])],
+            "grid-platform-api",
+            "figment",
+        );
+        check(
+            &[("grid-platform-testing", &[process])],
+            "grid-platform-testing",
+            process,
+        );
+    }
+}
