@@ -89,7 +89,7 @@ mod tests {
         for (size, budget) in [(7 * MIB + 13, MIB), (MIB, 70_000), (1 << 40, 10 * MIB)] {
             let low = cut(size, 0, budget).unwrap();
             assert!(
-                size - low <= budget && low % 4096 == 0,
+                size - low <= budget && low.is_multiple_of(4096),
                 "{size} {budget} {low}"
             );
         }

@@ -14,10 +14,8 @@ mod store;
 mod sys;
 mod tree;
 
-use failure::Failure;
 use log::Marks;
 use node::Node;
-use shared::record::State;
 use shared::words::Report;
 use std::fs::File;
 use std::process::ExitCode;
@@ -33,15 +31,13 @@ fn main() -> ExitCode {
     let mut report = File::from(report);
     sys::close_from(5);
     sys::set_umask(0o027);
-    let started = Store::open()
-        .map_err(|failure| (None, failure))
-        .and_then(|(store, kept)| {
-            let marks = kept.then_some(Marks {
-                low: store.record.log_low,
-                base: store.record.log_base,
-            });
-            Node::start(store, marks).map_err(|(store, failure)| (Some(store), failure))
+    let started = Store::open().and_then(|(store, kept)| {
+        let marks = kept.then_some(Marks {
+            low: store.record.log_low,
+            base: store.record.log_base,
         });
+        Node::start(store, marks)
+    });
     match started {
         Ok((node, executed)) => {
             node::tell(&mut report, executed);
@@ -52,10 +48,7 @@ fn main() -> ExitCode {
             clients.stopped();
             ExitCode::SUCCESS
         }
-        Err((store, failure)) => {
-            if let Some(mut store) = store {
-                record_failure(&mut store, failure);
-            }
+        Err(failure) => {
             drop(lock);
             node::tell(
                 &mut report,
@@ -67,11 +60,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn record_failure(store: &mut Store, failure: Failure) {
-    node::note_failure(store, failure);
-    store.record.state = State::Failed;
-    // If this fails, too, the report still tells.
-    let _ = store.save();
 }

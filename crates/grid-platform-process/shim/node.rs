@@ -68,15 +68,11 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens everything and tries the first start. What is returned with it is for the report.
-    pub(crate) fn start(
-        mut store: Store,
-        marks: Option<Marks>,
-    ) -> Result<(Node, Report), (Store, Failure)> {
-        let opened = open(&mut store, marks);
-        let (launch, log, clients, signals) = match opened {
+    /// Opens everything and makes the first start. What is returned with the node is for the report. A failure is recorded already.
+    pub(crate) fn start(mut store: Store, marks: Option<Marks>) -> Result<(Node, Report), Failure> {
+        let (launch, log, clients, signals) = match open(&mut store, marks) {
             Ok(it) => it,
-            Err(failure) => return Err((store, failure)),
+            Err(failure) => return Err(record_failure(&mut store, failure)),
         };
         let settings = Settings {
             cgroups: launch
@@ -104,7 +100,7 @@ impl Node {
             Ok(report) => Ok((node, report)),
             Err(failure) => {
                 node.clients.unlink();
-                Err((node.store, failure))
+                Err(record_failure(&mut node.store, failure))
             }
         }
     }
@@ -342,8 +338,16 @@ impl Node {
     }
 }
 
-/// Records a start that failed, but does not save.
-pub(crate) fn note_failure(store: &mut Store, failure: Failure) {
+/// Records that there is no node because its first start failed. If that fails, too, the report still tells.
+fn record_failure(store: &mut Store, failure: Failure) -> Failure {
+    note_failure(store, failure);
+    store.record.state = State::Failed;
+    let _ = store.save();
+    failure
+}
+
+/// Notes a start that failed, but does not save.
+fn note_failure(store: &mut Store, failure: Failure) {
     let record = &mut store.record;
     (record.fail_stage, record.fail_errno) =
         (Some(failure.stage.as_str().to_owned()), Some(failure.errno));

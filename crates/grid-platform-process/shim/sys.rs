@@ -386,7 +386,15 @@ pub(crate) fn default_signals() -> io::Result<()> {
     let default = [0_u64; 4];
     for it in 1..=64 as c_int {
         // SAFETY: the struct lives through the call; no old one is asked for. KILL and STOP are refused, which is no matter.
-        unsafe { syscall(SYS_RT_SIGACTION, it, default.as_ptr(), ptr::null::<u64>(), size_of::<u64>()) };
+        unsafe {
+            syscall(
+                SYS_RT_SIGACTION,
+                it,
+                default.as_ptr(),
+                ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     // SAFETY: the set lives through the call.
     check(unsafe { sigprocmask(SIG_SETMASK, &sig_set(&[]), ptr::null_mut()) }).map(drop)

@@ -1,7 +1,8 @@
 //! The program's tree: everything that descends from it, wherever it hides.
 
 use crate::sys;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// Kills what is left of the tree, once: children of the subreaper, and members of the node's cgroups. Children of what is killed
@@ -14,7 +15,11 @@ pub(crate) fn kill(cgroups: &[PathBuf]) {
             .for_each(|it| sys::kill(it, sys::SIGKILL));
     }
     for procs in cgroups {
-        if fs::write(procs.with_file_name("cgroup.kill"), "1").is_ok() {
+        // Version 2 has a file that kills all members at once.
+        let all = OpenOptions::new()
+            .write(true)
+            .open(procs.with_file_name("cgroup.kill"));
+        if all.and_then(|mut it| it.write_all(b"1")).is_ok() {
             continue;
         }
         for pid in members(procs) {

@@ -1,5 +1,11 @@
 //! The shim as a black box, and the formats it shares with the adapter.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics"
+)]
 
 #[path = "../shim/budget.rs"]
 mod budget;

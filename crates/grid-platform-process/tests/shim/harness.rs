@@ -5,7 +5,7 @@ use super::shared::policy::{Policy, Restart};
 use super::shared::record::{self, Record, State, Stored};
 use super::shared::words::{Answer, Report, Request};
 use std::fs::{self, File, TryLockError};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, PipeReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -133,8 +133,17 @@ impl Node {
         self.start_shim(Path::new(SHIM))
     }
 
-    /// Starts this shim with what is there.
+    /// Starts this shim with what is there; returns when it has reported.
     pub(crate) fn start_shim(&self, shim: &Path) -> Shim {
+        let (mut started, report) = self.spawn(shim);
+        let mut line = String::new();
+        BufReader::new(report).read_to_string(&mut line).unwrap();
+        started.report = Report::decode(line.trim_end());
+        started
+    }
+
+    /// Starts this shim with what is there, and gives the reading end of its report away.
+    pub(crate) fn spawn(&self, shim: &Path) -> (Shim, PipeReader) {
         let lock = File::create(self.dir.join("lock")).unwrap();
         lock.try_lock().unwrap();
         let (report, to_report) = io::pipe().unwrap();
@@ -150,13 +159,14 @@ impl Node {
             .stdout(Stdio::from(to_report))
             .spawn()
             .unwrap();
-        let mut line = String::new();
-        BufReader::new(report).read_to_string(&mut line).unwrap();
-        Shim {
-            child,
-            report: Report::decode(line.trim_end()),
-            dir: self.dir.clone(),
-        }
+        (
+            Shim {
+                child,
+                report: None,
+                dir: self.dir.clone(),
+            },
+            report,
+        )
     }
 
     /// Starts a shim and expects the program to run.

@@ -290,6 +290,11 @@ fn a_start_that_fails_says_where_and_why() {
         2,
     );
     check(
+        &|it| it.launch.args.push(vec![b'x'; 200_000]),
+        Stage::Exec,
+        7,
+    );
+    check(
         &|it| symlink("/dev/null", it.dir.join("log")).unwrap(),
         Stage::Log,
         40,
@@ -336,4 +341,15 @@ fn a_launch_that_is_cut_short_is_not_run() {
 fn a_shim_started_by_hand_ends() {
     let output = std::process::Command::new(SHIM).output().unwrap();
     assert_eq!(output.status.code(), Some(64));
+}
+
+#[test]
+fn an_adapter_that_is_gone_is_not_missed() {
+    let node = Node::script("exec sleep 1000");
+    fs::write(node.dir.join("launch"), node.launch.encode().unwrap()).unwrap();
+    let (mut shim, report) = node.spawn(Path::new(SHIM));
+    drop(report);
+    node.record_in(State::Running);
+    shim.stop(None);
+    assert_eq!(node.record().signal, Some(15));
 }

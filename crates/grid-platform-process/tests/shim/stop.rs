@@ -1,11 +1,13 @@
 //! How a node ends, and with it everything that it started.
 
-use super::harness::{Node, is_gone, signal, until, wait_gone};
+use super::harness::{Node, SHIM, is_gone, signal, until, wait_gone};
 use super::shared::policy::Restart;
 use super::shared::record::State;
 use super::shared::words::{Answer, Request};
 use rustix::process::Signal;
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
 /// Leaves the session, is orphaned, ignores what it can, and tells its pid.
 const HIDING: &str = "setsid -f sh -c 'trap \"\" TERM HUP; echo $$ > hidden; sleep 1000; sleep 1000'; cat hidden > /dev/null 2>&1;";
@@ -198,15 +200,47 @@ fn a_killed_shim_takes_its_program_along_and_frees_the_lock() {
         (node.record().state, node.record().pid),
         (State::Running, pid)
     );
-    for it in fs::read_to_string(format!("/proc/{hidden}/task/{hidden}/children"))
-        .unwrap()
-        .split_whitespace()
-    {
-        signal(it.parse().unwrap(), Signal::KILL);
-    }
+    let children = fs::read_to_string(format!("/proc/{hidden}/task/{hidden}/children")).unwrap();
     signal(hidden, Signal::KILL);
+    for it in children.split_whitespace().map(|it| it.parse().unwrap()) {
+        signal(it, Signal::KILL);
+        wait_gone(it);
+    }
     wait_gone(hidden);
     // The next shim finds a stale socket and an unfinished record, and starts.
     let (mut shim, _) = node.run();
+    shim.stop(None);
+}
+
+#[test]
+fn a_shim_killed_at_any_instant_leaves_no_program_and_a_record_to_go_on_from() {
+    let node = Node::script("echo $$ >> runs; exec sleep 1000").restarting(Restart::Always, None);
+    fs::write(node.dir.join("launch"), node.launch.encode().unwrap()).unwrap();
+    let mut seq = 0;
+    for round in 0..40_u64 {
+        let (mut shim, report) = node.spawn(Path::new(SHIM));
+        drop(report);
+        // From before the shim's first line to after the program's.
+        std::thread::sleep(Duration::from_micros(round * 150));
+        shim.child.kill().unwrap();
+        shim.wait();
+        until("the lock is free", || node.lock_is_free().then_some(()));
+        if let Some(stored) = node.stored() {
+            assert!(stored.seq >= seq);
+            seq = stored.seq;
+            assert!(
+                matches!(stored.record.state, State::Starting | State::Running),
+                "{stored:?}"
+            );
+        }
+        for pid in fs::read_to_string(node.data.join("runs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            wait_gone(pid.parse().unwrap());
+        }
+    }
+    let (mut shim, _) = node.run();
+    assert!(node.stored().unwrap().seq > seq && seq > 1);
     shim.stop(None);
 }
