@@ -181,7 +181,7 @@ impl Index {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Page, Error> {
-        let page = self.read("list the index", |database| {
+        self.read("list the index", |database| {
             let table = database.begin_read()?.open_table(OBJECTS)?;
             let start = match after {
                 Some(after) if after >= prefix => Bound::Excluded(after),
@@ -204,8 +204,7 @@ impl Index {
                 }
             }
             Ok(Ok((rows, false)))
-        })?;
-        page
+        })?
     }
 
     /// Whether a row names the content file.

@@ -189,12 +189,6 @@ impl Metrics {
         self.orphans.inc();
     }
 
-    /// Commits so far.
-    #[cfg(test)]
-    pub(crate) fn commits(&self) -> u64 {
-        self.commits.get()
-    }
-
     /// The whole exposition, with `free_bytes` of disk as of now.
     pub(crate) fn render(&self, free_bytes: Option<u64>) -> String {
         if let Some(bytes) = free_bytes {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use futures::executor::block_on;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::commit::{self, Committer, Done, Submission};
@@ -60,7 +61,8 @@ pub struct Listing {
 
 /// An open store: it alone holds its data directory until it is dropped.
 ///
-/// The methods block; [`crate::Server`] is the asynchronous user of the same store.
+/// The methods block the thread until the disk has answered; from an asynchronous task, call
+/// them by `spawn_blocking`. [`crate::Server`] is the asynchronous user of the same store.
 ///
 /// ```
 /// use grid_storage::{Key, PutOptions, Store};
@@ -169,9 +171,6 @@ impl Store {
     /// [`ErrorKind::PreconditionFailed`], [`ErrorKind::ChecksumMismatch`],
     /// [`ErrorKind::StorageFull`], [`ErrorKind::InvalidRequest`] for a content type of more than
     /// 255 bytes, or [`ErrorKind::Io`]; nothing is stored then.
-    ///
-    /// # Panics
-    /// In an asynchronous task, which must not block.
     pub fn put(&self, key: &Key, body: &[u8], options: PutOptions) -> Result<ObjectMeta, Error> {
         let body = if body.len() <= INLINE_BYTES {
             Body::Inline(Bytes::copy_from_slice(body))
@@ -181,15 +180,8 @@ impl Store {
             let (info, pending) = writer.finish()?;
             Body::File(info, pending)
         };
-        let (submission, meta, reply) = put_submission(key, body, options)?;
-        self.sender()?
-            .blocking_send(submission)
-            .map_err(|_| closed())?;
-        let done = reply.blocking_recv().map_err(|_| closed())??;
-        Ok(ObjectMeta {
-            generation: done.generation,
-            ..meta
-        })
+        let (meta, _) = block_on(self.put_async(key, body, options))?;
+        Ok(meta)
     }
 
     /// Reads an object whole, verified; `None` if there is none.
@@ -228,15 +220,8 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::PreconditionFailed`] or [`ErrorKind::Io`].
-    ///
-    /// # Panics
-    /// In an asynchronous task, which must not block.
     pub fn delete(&self, key: &Key, condition: Condition) -> Result<bool, Error> {
-        let (submission, reply) = delete_submission(key, condition);
-        self.sender()?
-            .blocking_send(submission)
-            .map_err(|_| closed())?;
-        Ok(reply.blocking_recv().map_err(|_| closed())??.existed)
+        block_on(self.delete_async(key, condition))
     }
 
     /// Up to `limit` objects whose keys begin with `prefix` and sort after `after`.
@@ -428,18 +413,14 @@ fn sweep(index: &Index, content: &ContentDir, metrics: &Metrics) -> Result<(), E
     Ok(())
 }
 
+/// What comes back for a submission, once it is durable.
+type Reply = oneshot::Receiver<Result<Done, Error>>;
+
 fn put_submission(
     key: &Key,
     body: Body,
     options: PutOptions,
-) -> Result<
-    (
-        Submission,
-        ObjectMeta,
-        oneshot::Receiver<Result<Done, Error>>,
-    ),
-    Error,
-> {
+) -> Result<(Submission, ObjectMeta, Reply), Error> {
     let content_type = options
         .content_type
         .unwrap_or_else(|| "application/octet-stream".to_owned());
@@ -500,10 +481,7 @@ fn put_submission(
     ))
 }
 
-fn delete_submission(
-    key: &Key,
-    condition: Condition,
-) -> (Submission, oneshot::Receiver<Result<Done, Error>>) {
+fn delete_submission(key: &Key, condition: Condition) -> (Submission, Reply) {
     let (reply, receiver) = oneshot::channel();
     let change = Change {
         key: key.clone(),

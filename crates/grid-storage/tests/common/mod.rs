@@ -1,5 +1,9 @@
 //! A server in this process, and what the tests ask of it.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -80,9 +84,9 @@ impl Running {
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap_or_else(|| panic!("no {name} in {text}"))
-            .parse()
-            .unwrap()
+        let line = line.unwrap_or_else(|| panic!("no {name} in {text}"));
+        // Sums are written as floats; the tests' are whole numbers.
+        line.parse::<f64>().unwrap() as u64
     }
 
     /// Names of the content files.
@@ -109,6 +113,22 @@ pub fn content_files(data: &Path) -> Vec<String> {
     entries
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect()
+}
+
+/// Flips a bit in every place where `path` holds `needle`; how many there were.
+pub fn corrupt(path: &Path, needle: &[u8]) -> usize {
+    let mut bytes = std::fs::read(path).unwrap();
+    let places: Vec<usize> = bytes
+        .windows(needle.len())
+        .enumerate()
+        .filter(|(_, window)| *window == needle)
+        .map(|(at, _)| at)
+        .collect();
+    for place in &places {
+        bytes[*place] ^= 1;
+    }
+    std::fs::write(path, bytes).unwrap();
+    places.len()
 }
 
 /// Asserts the kind of an error document, and that it has a message and a hint.

@@ -1,0 +1,171 @@
+//! `kill -9` in the middle of writes: what was acknowledged is there, and nothing else is left.
+//!
+//! The server is this test program, executed again with [`CHILD`] set.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command};
+
+use common::{content_files, eventually, pattern};
+use grid_storage::{Key, Server, Store};
+use reqwest::Client;
+
+/// The data directory of the child; there it also writes its address.
+const CHILD: &str = "GRID_STORAGE_TEST_CHILD";
+const ROUNDS: u64 = 5;
+const WRITERS: u64 = 16;
+
+/// Not a test of its own: the server that [`acknowledged_objects_survive_kill`] kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn child_server() {
+    let Some(dir) = std::env::var_os(CHILD) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let server = Server::bind(common::config(&dir.join("data"))).unwrap();
+    std::fs::write(dir.join("address.new"), server.local_addr().to_string()).unwrap();
+    std::fs::rename(dir.join("address.new"), dir.join("address")).unwrap();
+    server.run(std::future::pending()).await.unwrap();
+}
+
+async fn start_child(dir: &Path) -> (Child, SocketAddr) {
+    let _ = std::fs::remove_file(dir.join("address"));
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_server"])
+        .env(CHILD, dir)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut address = None;
+    eventually("the child listens", async || {
+        address = std::fs::read_to_string(dir.join("address")).ok();
+        address.is_some()
+    })
+    .await;
+    let address: SocketAddr = address.unwrap().parse().unwrap();
+    let url = format!("http://{address}/readyz");
+    eventually("the child is ready", async || {
+        reqwest::get(&url)
+            .await
+            .is_ok_and(|answer| answer.status() == 200)
+    })
+    .await;
+    (child, address)
+}
+
+/// What one writer knows of its keys: acknowledged, and what was on its way at the end.
+type Known = (HashMap<String, Option<u64>>, Option<(String, Option<u64>)>);
+
+fn body(seed: u64) -> Vec<u8> {
+    // Small ones, and every fourth a content file.
+    pattern(
+        if seed.is_multiple_of(4) {
+            20_000 + (seed % 300_000) as usize
+        } else {
+            (seed % 3000) as usize
+        },
+        seed,
+    )
+}
+
+/// Writes, replaces and deletes until the server is gone.
+async fn write_until_killed(
+    address: SocketAddr,
+    writer: u64,
+    round: u64,
+    acknowledged: tokio::sync::mpsc::Sender<()>,
+) -> Known {
+    let client = Client::new();
+    let mut known = HashMap::new();
+    for n in 0.. {
+        let seed = (round * WRITERS + writer) * 1_000_000 + n;
+        let key = format!("w{writer}/{}", seed % 13);
+        let url = format!("http://{address}/v1/objects/{key}");
+        let value = (n % 7 != 6).then_some(seed);
+        let answer = match value {
+            Some(seed) => client.put(url).body(body(seed)).send().await,
+            None => client.delete(url).send().await,
+        };
+        match answer.map(|answer| answer.status().as_u16()) {
+            Ok(200 | 201 | 204 | 404) => {
+                known.insert(key, value);
+                // Full only when the killer has seen enough.
+                let _ = acknowledged.try_send(());
+            }
+            Ok(other) => panic!("status {other}"),
+            Err(_) => return (known, Some((key, value))),
+        }
+    }
+    unreachable!("the range has no end")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_objects_survive_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut expected: HashMap<String, Option<u64>> = HashMap::new();
+    for round in 0..ROUNDS {
+        let (mut child, address) = start_child(dir.path()).await;
+        let (acknowledged, mut acknowledgements) = tokio::sync::mpsc::channel(10_000);
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| {
+                tokio::spawn(write_until_killed(
+                    address,
+                    writer,
+                    round,
+                    acknowledged.clone(),
+                ))
+            })
+            .collect();
+        for _ in 0..150 + round * 37 {
+            acknowledgements.recv().await.unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut in_flight: HashMap<String, Option<u64>> = HashMap::new();
+        for writer in writers {
+            let (known, last) = writer.await.unwrap();
+            expected.extend(known);
+            in_flight.extend(last);
+        }
+
+        let store = Store::open(dir.path().join("data")).unwrap();
+        let mut large = 0;
+        for (key, acknowledged) in expected.clone() {
+            let found = store.get(&Key::new(&*key).unwrap()).unwrap();
+            if let Some((meta, bytes)) = &found {
+                assert_eq!(crc32fast::hash(bytes), meta.crc32);
+                large += usize::from(bytes.len() > grid_storage::INLINE_BYTES);
+            }
+            let is = |value: Option<u64>| {
+                found.as_ref().map(|(_, bytes)| bytes) == value.map(body).as_ref()
+            };
+            let unanswered = in_flight.get(&key).is_some_and(|value| is(*value));
+            assert!(
+                is(acknowledged) || unanswered,
+                "round {round}: `{key}` is neither what was acknowledged nor sent"
+            );
+            if !is(acknowledged) {
+                expected.insert(key.clone(), in_flight[&key]);
+            }
+        }
+        for (key, _) in store.list("", None, 10_000).unwrap().objects {
+            let known = expected.contains_key(key.as_str()) || in_flight.contains_key(key.as_str());
+            assert!(known, "round {round}: `{key}` was never sent");
+            if !expected.contains_key(key.as_str()) {
+                expected.insert(key.as_str().to_owned(), in_flight[key.as_str()]);
+                let (_, bytes) = store.get(&key).unwrap().unwrap();
+                large += usize::from(bytes.len() > grid_storage::INLINE_BYTES);
+            }
+        }
+        drop(store);
+        assert_eq!(
+            content_files(&dir.path().join("data")).len(),
+            large,
+            "round {round}: orphans"
+        );
+    }
+}

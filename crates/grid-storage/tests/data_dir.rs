@@ -1,0 +1,280 @@
+//! The data directory: whose it is, what damage does, what a crash leaves.
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use common::{assert_error, config, content_files, corrupt, pattern, start, start_with};
+use grid_storage::{ErrorKind, Key, PutOptions, Server, Store};
+use reqwest::StatusCode;
+
+const LARGE: usize = 400_000;
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+/// Every file below `path` with its content.
+fn snapshot(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(snapshot(&path));
+        } else {
+            files.insert(path.display().to_string(), std::fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// A closed store with one small and one large object.
+fn filled() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store
+        .put(&key("small"), &pattern(1000, 1), PutOptions::default())
+        .unwrap();
+    store
+        .put(&key("large"), &pattern(LARGE, 2), PutOptions::default())
+        .unwrap();
+    dir
+}
+
+#[test]
+fn a_store_is_there_again_after_it_was_closed() {
+    let dir = filled();
+    let store = Store::open(dir.path()).unwrap();
+    let (small, body) = store.get(&key("small")).unwrap().unwrap();
+    assert_eq!(body, pattern(1000, 1));
+    let (large, body) = store.get(&key("large")).unwrap().unwrap();
+    assert_eq!(body, pattern(LARGE, 2));
+    assert!(small.generation != large.generation);
+    // Generations go on where they were, so that no ETag is given twice.
+    let next = store.put(&key("next"), b"", PutOptions::default()).unwrap();
+    assert!(next.generation > large.generation.max(small.generation));
+}
+
+#[test]
+fn a_second_server_is_refused_and_told_by_whom() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Server::bind(config(dir.path())).unwrap();
+    let error = Server::bind(config(dir.path())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(
+        error
+            .message()
+            .contains(&format!("pid {}", std::process::id())),
+        "{error}"
+    );
+    assert_eq!(
+        Store::open(dir.path()).unwrap_err().kind(),
+        ErrorKind::Locked
+    );
+    drop(first);
+    Server::bind(config(dir.path())).unwrap();
+}
+
+#[test]
+fn a_foreign_directory_is_refused_and_not_touched() {
+    for name in ["appendonly.aof", "LOCK", "index.redb", ".hidden"] {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(name), "theirs").unwrap();
+        let before = snapshot(dir.path());
+        assert_eq!(
+            Store::open(dir.path()).unwrap_err().kind(),
+            ErrorKind::ForeignData,
+            "{name}"
+        );
+        assert_eq!(snapshot(dir.path()), before);
+    }
+}
+
+#[test]
+fn the_platforms_marker_is_tolerated_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    let marker = dir.path().join(".sutra-grid");
+    std::fs::write(&marker, "uid").unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    store.put(&key("k"), b"v", PutOptions::default()).unwrap();
+    drop(store);
+    drop(Store::open(dir.path()).unwrap());
+    assert_eq!(std::fs::read(marker).unwrap(), b"uid");
+}
+
+#[test]
+fn a_first_start_that_was_interrupted_is_begun_again() {
+    let done = filled();
+    // As it is before the last step: everything made, nothing acknowledged.
+    std::fs::rename(done.path().join("FORMAT"), done.path().join("FORMAT.new")).unwrap();
+    std::fs::write(done.path().join("index.redb"), "half an ind").unwrap();
+    let store = Store::open(done.path()).unwrap();
+    assert!(store.list("", None, 10).unwrap().objects.is_empty());
+    assert!(content_files(done.path()).is_empty());
+}
+
+#[test]
+fn a_damaged_directory_is_refused_and_not_touched() {
+    type Damage = fn(&Path);
+    let damages: [(&str, Damage); 6] = [
+        ("no index", |path| {
+            std::fs::remove_file(path.join("index.redb")).unwrap()
+        }),
+        ("an empty index", |path| {
+            std::fs::write(path.join("index.redb"), "").unwrap()
+        }),
+        ("another file as index", |path| {
+            std::fs::write(path.join("index.redb"), "not a database").unwrap()
+        }),
+        ("an index of zeros", |path| {
+            std::fs::write(path.join("index.redb"), vec![0; 100_000]).unwrap()
+        }),
+        ("half an index", |path| {
+            let bytes = std::fs::read(path.join("index.redb")).unwrap();
+            std::fs::write(path.join("index.redb"), &bytes[..bytes.len() / 2]).unwrap();
+        }),
+        ("no objects", |path| {
+            std::fs::remove_dir_all(path.join("objects")).unwrap()
+        }),
+    ];
+    for (what, damage) in damages {
+        let dir = filled();
+        damage(dir.path());
+        let before = snapshot(dir.path());
+        let error = Store::open(dir.path()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::DamagedData, "{what}: {error}");
+        assert!(!error.hint().is_empty());
+        let after = snapshot(dir.path());
+        let changed: Vec<_> = before
+            .iter()
+            .filter(|(path, bytes)| after.get(*path) != Some(bytes))
+            .collect();
+        assert!(
+            changed.iter().all(|(path, _)| path.ends_with("LOCK")),
+            "{what}"
+        );
+    }
+    let dir = filled();
+    std::fs::write(
+        dir.path().join("FORMAT"),
+        "sutra grid-storage data, format 2\n",
+    )
+    .unwrap();
+    assert_eq!(
+        Store::open(dir.path()).unwrap_err().kind(),
+        ErrorKind::UnsupportedFormat
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orphans_of_a_crash_are_removed_at_the_next_start() {
+    let dir = filled();
+    let objects = dir.path().join("objects");
+    std::fs::write(objects.join("00000000000000ff"), "half a body").unwrap();
+    std::fs::write(objects.join("notes"), "not ours").unwrap();
+    let server = start_with(dir, |_| {}).await;
+    assert_eq!(server.metric("grid_storage_orphans_removed_total").await, 1);
+    assert_eq!(server.content_files().len(), 2);
+    assert!(objects.join("notes").exists());
+    assert!(server.object("large").await.bytes().await.unwrap() == pattern(LARGE, 2));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrupt_small_object_is_found_before_its_first_byte() {
+    let dir = filled();
+    assert!(corrupt(&dir.path().join("index.redb"), &pattern(1000, 1)[200..300]) > 0);
+    let server = start_with(dir, |_| {}).await;
+    assert_error(
+        server.object("small").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    assert_eq!(server.metric("grid_storage_corruptions_total").await, 1);
+    assert!(server.object("large").await.bytes().await.unwrap() == pattern(LARGE, 2));
+    // Writing it again mends it.
+    assert_eq!(
+        server.put("small", "new").send().await.unwrap().status(),
+        StatusCode::OK
+    );
+    assert_eq!(server.object("small").await.text().await.unwrap(), "new");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrupt_large_object_never_arrives_whole() {
+    let server = start().await;
+    let body = pattern(LARGE, 2);
+    server
+        .put("k", body.clone())
+        .send()
+        .await
+        .unwrap()
+        .error_for_status()
+        .unwrap();
+    let file = server
+        .dir
+        .path()
+        .join("objects")
+        .join(&server.content_files()[0]);
+    let range = async |range: &str| {
+        let url = server.url("/v1/objects/k");
+        server
+            .client
+            .get(url)
+            .header("range", range)
+            .send()
+            .await
+            .unwrap()
+    };
+    // In the third chunk of 128 KiB: what is before it still comes, what is after it too.
+    assert_eq!(corrupt(&file, &body[300_000..300_100]), 1);
+    let get = server.object("k").await;
+    assert_eq!(get.status(), StatusCode::OK);
+    assert!(get.bytes().await.is_err());
+    assert_eq!(server.metric("grid_storage_corruptions_total").await, 1);
+    assert!(range("bytes=0-200000").await.bytes().await.unwrap() == body[..200_001]);
+    assert!(range("bytes=393216-").await.bytes().await.unwrap() == body[393_216..]);
+    assert_error(
+        range("bytes=300000-300001").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    // In the first chunk, in the trailer, in the length, and gone: no first byte.
+    assert_eq!(corrupt(&file, &body[1000..1100]), 1);
+    assert_error(
+        server.object("k").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    assert_error(
+        range("bytes=0-1").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    std::fs::write(&file, &bytes[..last]).unwrap();
+    assert_error(
+        server.object("k").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    std::fs::remove_file(&file).unwrap();
+    assert_error(
+        server.object("k").await,
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "corrupt",
+    )
+    .await;
+    server.stop().await;
+}
