@@ -1,0 +1,119 @@
+//! The place in a grid's history that every wish carries.
+
+use grid_platform_api::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::v1;
+
+/// A grid, an epoch of its store and a revision in that epoch.
+///
+/// A restored backup of a master's store, or an empty one, would tell agents to undo what was done since. The fence
+/// keeps an agent from listening to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fence {
+    /// The grid's id.
+    pub grid_id: String,
+    /// The store's epoch; rises when a store is restored on purpose.
+    pub epoch: u64,
+    /// The store's revision; rises with every change of what is wanted.
+    pub revision: u64,
+}
+
+impl Fence {
+    /// Whether an agent that has acted on `self` may act on `next`: the same grid, and not an older place in its
+    /// history. The same place is let in, because a set is sent again after every reconnect.
+    ///
+    /// # Errors
+    /// `Conflict` for another grid, `Stale` for an older epoch or revision; both with the mend.
+    pub fn admits(&self, next: &Self) -> Result<()> {
+        if self.grid_id != next.grid_id {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "this agent belongs to the grid `{}`, and the master is of the grid `{}`",
+                    self.grid_id, next.grid_id
+                ),
+            )
+            .with_retryable(false)
+            .with_hint(
+                "Point the agent at its own grid's master, restore that master's store, or give the agent a new `state_dir`; nodes go on running.",
+            ));
+        }
+        let older = |what, seen, offered| {
+            Error::new(
+                ErrorKind::Stale,
+                format!("the master's store is at {what} {offered}, and this agent has seen {seen}"),
+            )
+            .with_retryable(false)
+            .with_hint(
+                "If the store was restored from a backup on purpose, start the master once with `--new-epoch`; nodes go on running.",
+            )
+        };
+        if next.epoch < self.epoch {
+            Err(older("epoch", self.epoch, next.epoch))
+        } else if next.epoch == self.epoch && next.revision < self.revision {
+            Err(older("revision", self.revision, next.revision))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl From<&Fence> for v1::Fence {
+    fn from(fence: &Fence) -> Self {
+        Self {
+            grid_id: fence.grid_id.clone(),
+            epoch: fence.epoch,
+            revision: fence.revision,
+        }
+    }
+}
+
+impl TryFrom<v1::Fence> for Fence {
+    type Error = Error;
+
+    /// # Errors
+    /// `InvalidConfig` for a fence that names no grid.
+    fn try_from(fence: v1::Fence) -> Result<Self> {
+        if fence.grid_id.is_empty() {
+            return Err(Error::new(
+                ErrorKind::InvalidConfig,
+                "a fence names no grid",
+            ));
+        }
+        Ok(Self {
+            grid_id: fence.grid_id,
+            epoch: fence.epoch,
+            revision: fence.revision,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_admitted() {
+        let fence = |grid_id: &str, epoch, revision| Fence {
+            grid_id: grid_id.into(),
+            epoch,
+            revision,
+        };
+        let check = |next: Fence, expect: Option<ErrorKind>| {
+            let result = fence("g", 2, 10).admits(&next);
+            if let Err(error) = &result {
+                assert!(error.hint().is_some() && !error.is_retryable());
+            }
+            assert_eq!(result.err().map(|e| e.kind()), expect, "{next:?}");
+        };
+        check(fence("g", 2, 10), None);
+        check(fence("g", 2, 11), None);
+        check(fence("g", 3, 0), None);
+        check(fence("g", 2, 9), Some(ErrorKind::Stale));
+        check(fence("g", 1, 99), Some(ErrorKind::Stale));
+        check(fence("h", 2, 10), Some(ErrorKind::Conflict));
+        check(fence("h", 9, 99), Some(ErrorKind::Conflict));
+    }
+}
