@@ -116,7 +116,7 @@ impl Node {
             }
             let wait = self.due().saturating_duration_since(Instant::now());
             if wait >= IDLE {
-                sys::drop_read_only();
+                sys::slim();
             }
             let mut fds = vec![PollFd {
                 fd: self.signals.as_raw_fd(),

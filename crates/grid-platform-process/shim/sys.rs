@@ -144,6 +144,8 @@ unsafe extern "C" {
     safe fn c_dup2(from: c_int, to: c_int) -> c_int;
     #[link_name = "fallocate"]
     safe fn c_fallocate(fd: c_int, mode: c_int, offset: i64, len: i64) -> c_int;
+    #[cfg(target_env = "gnu")]
+    safe fn malloc_trim(pad: usize) -> c_int;
     safe fn lseek(fd: c_int, offset: i64, whence: c_int) -> i64;
     fn fcntl(fd: c_int, command: c_int, ...) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
@@ -452,10 +454,13 @@ pub(crate) fn first_data(file: &File) -> Option<u64> {
     u64::try_from(lseek(file.as_raw_fd(), 0, SEEK_DATA)).ok()
 }
 
-/// Gives the pages of read-only segments back: they are the same in the file whenever they are wanted again.
-pub(crate) fn drop_read_only() {
+/// Gives memory back before a long wait: what the heap does not need, and read-only segments, which are the same in their files whenever
+/// they are wanted again.
+pub(crate) fn slim() {
     // SAFETY: the callback has the signature that the call wants and needs no data.
     unsafe { dl_iterate_phdr(drop_segments, ptr::null_mut()) };
+    #[cfg(target_env = "gnu")]
+    malloc_trim(0);
 }
 
 extern "C" fn drop_segments(info: *mut PhdrInfo, _size: usize, _data: *mut c_void) -> c_int {

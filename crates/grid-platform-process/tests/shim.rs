@@ -19,6 +19,8 @@ mod cgroup;
 mod harness;
 #[path = "shim/log.rs"]
 mod log;
+#[path = "shim/memory.rs"]
+mod memory;
 #[path = "shim/restart.rs"]
 mod restart;
 #[path = "shim/socket.rs"]

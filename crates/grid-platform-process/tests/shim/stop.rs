@@ -244,3 +244,27 @@ fn a_shim_killed_at_any_instant_leaves_no_program_and_a_record_to_go_on_from() {
     assert!(node.stored().unwrap().seq > seq && seq > 1);
     shim.stop(None);
 }
+
+#[test]
+fn a_process_that_never_stays_is_caught() {
+    // Each hop is a new session whose parent is gone; the script vanishes with the node, so that a failure does not hop for ever.
+    let node =
+        Node::script("cp /dev/null hops; echo $SCRIPT > hop; setsid -f /bin/sh hop; sleep 1000");
+    let mut node = node;
+    node.launch
+        .env
+        .push(b"SCRIPT=echo $$ >> hops; exec setsid -f /bin/sh hop".to_vec());
+    let (mut shim, _) = node.run();
+    let hops = || {
+        fs::read_to_string(node.data.join("hops"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
+    until("it hops", || (hops() > 20).then_some(()));
+    shim.stop(Some(0));
+    let last = hops();
+    let marks = fs::read_to_string(node.data.join("hops")).unwrap();
+    assert!(marks.lines().all(|it| is_gone(it.parse().unwrap())));
+    assert_eq!(hops(), last);
+}
