@@ -5,6 +5,7 @@
     reason = "this is a command; it speaks to the terminal"
 )]
 
+mod bench;
 mod fail;
 mod needs;
 mod sh;
@@ -28,6 +29,8 @@ struct Args {
 enum Task {
     /// Run the tests, with a line per platform, and sum them up.
     Test(test::Args),
+    /// Measure the grid beside its peers, in a release build.
+    Bench(bench::Args),
     /// What tests need from outside: bring it up, take it down, look.
     Testbed(testbed::Args),
     /// Check what the compiler does not: lints, edges, sizes, licences, feature sets, documents.
@@ -37,6 +40,7 @@ enum Task {
 fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Test(args) => test::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Testbed(args) => testbed::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

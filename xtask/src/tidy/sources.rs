@@ -206,7 +206,7 @@ fn scheduler(tree: &Tree) -> Vec<Finding> {
 
 /// Whether the file is a module of tests by its name, as `#[cfg(test)] mod tests;` has it.
 fn is_test_module(file: &File) -> bool {
-    file.path.ends_with("/tests.rs")
+    file.path.ends_with("tests.rs")
         || file.path.contains("/src/tests/")
         || file.path.contains("/tests/")
 }
