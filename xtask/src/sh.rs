@@ -1,6 +1,7 @@
 //! Running other programs.
 
 use std::ffi::OsStr;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,6 +22,19 @@ pub(crate) fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).stdin(Stdio::null());
     command
+}
+
+/// Builds libraries, programs, examples and tests of these packages in one go, with the features that tests are built
+/// with: what tests start as programs is there before the first test, and no test waits for a build or sees half of one.
+pub(crate) fn build(scope: &[&str]) -> Result<()> {
+    let targets = ["--lib", "--bins", "--examples", "--tests"];
+    let mut command = cargo();
+    command.arg("build").args(targets).args(scope);
+    // Progress is for who watches; in a file or a pipe only warnings and errors are news.
+    if !std::io::stderr().is_terminal() {
+        command.arg("--quiet");
+    }
+    run(&mut command)
 }
 
 /// Where cargo puts what it builds.

@@ -58,13 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ))
         .hint("Leave out `--require all` (and `CI=true`) to run what can be run here."));
     }
-    // What tests start as programs is built before the first test, with the features that the tests are built with,
-    // so that no test waits for a build or sees half of one.
-    sh::run(
-        sh::cargo()
-            .args(["build", "--lib", "--bins", "--examples", "--tests"])
-            .args(scope(&selection)),
-    )?;
+    sh::build(&scope(&selection))?;
     let total = run_cargo_test(&selection, args.full)?;
     for name in &total.crashed {
         println!("ended without a result: {name}");

@@ -1,6 +1,7 @@
 //! Checks of what documents say: links lead somewhere, and commands exist.
 
 use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
 
@@ -17,16 +18,9 @@ pub(super) const CHECKS: &[Check] = &[("links in documents lead somewhere", link
 
 /// Looks whether the commands of `cargo grid`, `grid` and `cargo xtask` in documents exist.
 pub(super) fn commands(tree: &Tree) -> Result<Vec<Finding>> {
-    let help = sh::output(sh::cargo().args([
-        "run",
-        "--quiet",
-        "--package",
-        "grid-cli",
-        "--bin",
-        "grid",
-        "--",
-        "--help",
-    ]))?;
+    sh::build(&["--workspace"])?;
+    let program = sh::target_dir()?.join("debug").join("grid");
+    let help = sh::output(Command::new(program).arg("--help").stdin(Stdio::null()))?;
     let grid = subcommands(&help);
     let xtask = crate::Args::command();
     let xtask = xtask
