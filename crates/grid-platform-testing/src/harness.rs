@@ -1,6 +1,11 @@
 //! What an adapter's author writes so that the suite can run.
 
-use std::{any::Any, net::TcpListener, path::PathBuf, sync::Arc};
+use std::{
+    any::Any,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use grid_platform_api::{Capabilities, NodeId, Platform, Program, SpawnedNode, async_trait};
 
@@ -114,6 +119,25 @@ pub trait Fixture: Send + Sync {
     /// A path that a request may name as its storage path, not there yet, another at each call. Asked for only with
     /// the capability `storage_path`.
     fn storage_path(&self) -> PathBuf;
+
+    /// Makes a small file where a node's data could be, and the folder it is in: data that no platform made.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    async fn put_file(&self, path: &Path) -> Outcome {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        Ok(std::fs::write(path, "kept")?)
+    }
+
+    /// Whether a file is there.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    async fn has_file(&self, path: &Path) -> Outcome<bool> {
+        Ok(path.try_exists()?)
+    }
 
     /// Ends what is left of the case and says what it was. The suite has removed all nodes and dropped the platform
     /// by then: what is found is the platform's leak.
@@ -269,6 +293,14 @@ where
 
     fn storage_path(&self) -> PathBuf {
         self.inner.storage_path()
+    }
+
+    async fn put_file(&self, path: &Path) -> Outcome {
+        self.inner.put_file(path).await
+    }
+
+    async fn has_file(&self, path: &Path) -> Outcome<bool> {
+        self.inner.has_file(path).await
     }
 
     async fn clean_up(&self) -> Outcome {

@@ -7,6 +7,7 @@ mod deadline;
 mod failed;
 mod harness;
 mod host;
+mod memory;
 pub mod probe;
 mod run;
 
@@ -16,6 +17,7 @@ pub use deadline::eventually;
 pub use failed::{Failed, Outcome};
 pub use harness::{BadProgram, Boot, Fixture, Harness, LiveProcess, PortHold, Survey, Wrapped};
 pub use host::{HostPlace, parse_boot};
+pub use memory::{Flaw, MemoryHarness, MemoryPlatform, World};
 pub use run::{Suite, run, run_case};
 
 /// The path of the probe program on this host: see [`probe`].
