@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Finding;
 use super::graph::{Graph, Package};
+use super::rooms::is_adapter;
 
 /// Every edge that is there and may not be.
 pub(super) fn check(graph: &Graph) -> Vec<Finding> {
@@ -50,11 +51,6 @@ pub(super) fn check(graph: &Graph) -> Vec<Finding> {
         }
     }
     findings
-}
-
-fn is_adapter(name: &str) -> bool {
-    name.starts_with("grid-platform-")
-        && !["grid-platform-api", "grid-platform-testing"].contains(&name)
 }
 
 fn forbid(

@@ -7,6 +7,7 @@ mod edges;
 mod graph;
 mod manifests;
 mod policy;
+mod rooms;
 mod sources;
 mod tree;
 
@@ -54,6 +55,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut report = Report::default();
     for (name, check) in manifests::CHECKS
         .iter()
+        .chain(rooms::CHECKS)
         .chain(sources::CHECKS)
         .chain(documents::CHECKS)
     {
