@@ -4,6 +4,7 @@
 //! FORMAT        one line, written last: the directory is a complete store from then on
 //! FORMAT.new    the same line, while a store is being made
 //! LOCK          locked (flock) by the server that has the store open; holds its pid
+//! journal-0,1   changes that are durable and not yet in the index
 //! index.redb    rows: key -> checksum, size, times, small bodies
 //! objects/      content files of the larger bodies
 //! ```
@@ -17,12 +18,15 @@ use std::path::{Path, PathBuf};
 use rustix::fs::FlockOperation;
 
 use crate::error::{Error, ErrorKind};
+use crate::journal;
 
 const FORMAT: &str = "FORMAT";
 const FORMAT_NEW: &str = "FORMAT.new";
 const LOCK: &str = "LOCK";
 const INDEX: &str = "index.redb";
 const OBJECTS: &str = "objects";
+/// What may stand in a store that is still being made.
+const OURS: [&str; 6] = [FORMAT_NEW, LOCK, INDEX, OBJECTS, "journal-0", "journal-1"];
 const FORMAT_PREFIX: &str = "sutra grid-storage data, format ";
 const FORMAT_VERSION: u32 = 1;
 
@@ -125,6 +129,15 @@ impl DataDir {
                 format!("`{INDEX}` is missing or empty"),
             ));
         }
+        if let Some(missing) = journal::paths(&self.path)
+            .iter()
+            .find(|path| !path.is_file())
+        {
+            return Err(damaged(
+                &self.path,
+                format!("`{}` is missing", missing.display()),
+            ));
+        }
         if !self.objects_path().is_dir() {
             return Err(damaged(&self.path, format!("`{OBJECTS}/` is missing")));
         }
@@ -157,7 +170,7 @@ fn check_names(path: &Path, names: &BTreeSet<String>) -> Result<bool, Error> {
     let begun = names.contains(FORMAT_NEW);
     let foreign = names.iter().find(|name| {
         let tolerated = TOLERATED.contains(&name.as_str());
-        let ours = begun && [FORMAT_NEW, LOCK, INDEX, OBJECTS].contains(&name.as_str());
+        let ours = begun && OURS.contains(&name.as_str());
         !tolerated && !ours
     });
     match foreign {

@@ -1,4 +1,5 @@
-//! The index: rows in a redb database, read by point and by prefix, written by batches.
+//! The index: rows in a redb database, read by point and by prefix, written by batches from the
+//! journal.
 
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,8 +12,9 @@ use redb::{
 
 use crate::dir::damaged;
 use crate::error::{Error, ErrorKind};
+use crate::journal::{Changes, JournalId};
 use crate::key::Key;
-use crate::row::{Place, Row};
+use crate::row::Row;
 
 /// Key -> row (see [`crate::row`]).
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -25,14 +27,28 @@ const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("totals");
 /// process without making misses expensive.
 const CACHE_BYTES: usize = 32 * 1024 * 1024;
 
-/// What the store holds, kept with the rows and as durable as they.
+/// What the index holds, kept with the rows and as durable as they.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) objects: u64,
     /// Sum of the objects' sizes.
     pub(crate) bytes: u64,
-    /// Above every generation and file number in use.
+    /// Above every generation and content file number in the rows.
     pub(crate) next_id: u64,
+    /// The last record of the journal whose changes are in the rows.
+    pub(crate) applied: u64,
+    /// The journal's secret id.
+    pub(crate) journal: JournalId,
+}
+
+impl Totals {
+    /// Counts one change: what was there before, if it could be read, and what is there now.
+    pub(crate) fn count(&mut self, existed: bool, old: Option<&Row>, new: Option<&Row>) {
+        self.objects += u64::from(new.is_some());
+        self.objects = self.objects.saturating_sub(u64::from(existed));
+        self.bytes += new.map_or(0, |row| row.size);
+        self.bytes = self.bytes.saturating_sub(old.map_or(0, |row| row.size));
+    }
 }
 
 /// When a write may take place, judged in the same transaction that writes.
@@ -66,29 +82,8 @@ impl Condition {
     }
 }
 
-/// One change of a batch.
-#[derive(Debug)]
-pub(crate) struct Change {
-    pub(crate) key: Key,
-    /// The new row, or `None` to delete.
-    pub(crate) row: Option<Row>,
-    pub(crate) condition: Condition,
-}
-
-/// What one change did.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Applied {
-    /// Whether the key had an object before.
-    pub(crate) existed: bool,
-    /// The content file that no row names any more.
-    pub(crate) freed: Option<u64>,
-}
-
-/// The outcomes of a batch, and the totals after it.
-pub(crate) type BatchOutcome = (Vec<Result<Applied, Error>>, Totals);
-
-/// One page of a listing.
-pub(crate) type Page = (Vec<(Key, Row)>, bool);
+/// A key of a scan, with its row or what is wrong with it.
+pub(crate) type Scanned = (Key, Result<Row, Error>);
 
 /// The open index. `None` while a failed disk keeps it from being reopened.
 #[derive(Debug)]
@@ -98,8 +93,11 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Makes an empty index.
+    /// Makes an empty index, with a new journal id.
     pub(crate) fn create(path: &Path) -> Result<(), Error> {
+        let mut journal = JournalId::default();
+        getrandom::fill(&mut journal)
+            .map_err(|source| Error::io("draw a random number", std::io::Error::other(source)))?;
         let make = || -> Result<(), redb::Error> {
             let database = Database::builder()
                 .set_cache_size(CACHE_BYTES)
@@ -111,6 +109,7 @@ impl Index {
                 &write,
                 Totals {
                     next_id: 1,
+                    journal,
                     ..Totals::default()
                 },
             )?;
@@ -120,16 +119,13 @@ impl Index {
         make().map_err(|source| redb_error("make the index", source))
     }
 
-    /// Opens an index that is there. After a crash redb walks it and goes back to the last
-    /// commit, which takes time in proportion to its size.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Totals), Error> {
+    /// Opens an index that is there.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let database = open_database(path)?;
-        let index = Self {
+        Ok(Self {
             path: path.to_owned(),
             database: RwLock::new(Some(database)),
-        };
-        let totals = index.totals()?;
-        Ok((index, totals))
+        })
     }
 
     /// Drops and opens the database again: redb refuses all work after a failed write, and the
@@ -163,48 +159,12 @@ impl Index {
         })
     }
 
-    pub(crate) fn get(&self, key: &Key) -> Result<Option<Row>, Error> {
-        let row = self.read("read the index", |database| {
-            let table = database.begin_read()?.open_table(OBJECTS)?;
-            Ok(table
-                .get(key.as_str())?
-                .map(|bytes| Row::decode(key, bytes.value())))
+    /// The rows as of now.
+    pub(crate) fn reader(&self) -> Result<IndexReader, Error> {
+        let table = self.read("read the index", |database| {
+            Ok(database.begin_read()?.open_table(OBJECTS)?)
         })?;
-        row.transpose()
-    }
-
-    /// Up to `limit` rows with `prefix` after `after`, in the order of the keys' bytes, and
-    /// whether there are more. A damaged row ends the listing with its error.
-    pub(crate) fn list(
-        &self,
-        prefix: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Page, Error> {
-        self.read("list the index", |database| {
-            let table = database.begin_read()?.open_table(OBJECTS)?;
-            let start = match after {
-                Some(after) if after >= prefix => Bound::Excluded(after),
-                _ => Bound::Included(prefix),
-            };
-            let mut rows = Vec::new();
-            for entry in table.range::<&str>((start, Bound::Unbounded))? {
-                let (name, bytes) = entry?;
-                if !name.value().starts_with(prefix) {
-                    break;
-                }
-                if rows.len() == limit {
-                    return Ok(Ok((rows, true)));
-                }
-                match Key::new(name.value())
-                    .and_then(|key| Ok((Row::decode(&key, bytes.value())?, key)))
-                {
-                    Ok((row, key)) => rows.push((key, row)),
-                    Err(error) => return Ok(Err(error)),
-                }
-            }
-            Ok(Ok((rows, false)))
-        })?
+        Ok(IndexReader(table))
     }
 
     /// Whether a row names the content file.
@@ -222,83 +182,81 @@ impl Index {
         })
     }
 
-    /// Applies all changes in one durable transaction. A failed condition fails its change
-    /// alone; the outer error means that nothing of the batch was done, as far as is known.
-    pub(crate) fn apply(&self, changes: &[Change], next_id: u64) -> Result<BatchOutcome, Error> {
+    /// Takes in changes from the journal by one durable transaction; the totals after it. Of
+    /// `totals`, the objects and bytes are ignored: they follow from the changes.
+    pub(crate) fn apply(&self, changes: &Changes, mut totals: Totals) -> Result<Totals, Error> {
         self.read("write the index", |database| {
             let mut write = database.begin_write()?;
             write.set_durability(Durability::Immediate)?;
-            let mut outcomes = Vec::with_capacity(changes.len());
-            let mut totals;
+            // Some more is written for it, which the journal hides, and a store that was killed
+            // opens at once, however large it is.
+            write.set_quick_repair(true);
             {
                 let mut objects = write.open_table(OBJECTS)?;
-                let mut files = None;
-                {
-                    let table = write.open_table(TOTALS)?;
-                    totals = read_totals(&table)?;
-                }
-                for change in changes {
-                    let key = &change.key;
-                    let old = {
-                        let bytes = objects.get(key.as_str())?;
-                        // A damaged row may still be replaced or deleted: that is its mend. Its
-                        // content file, if any, is found by the next open's sweep.
-                        bytes.map(|bytes| Row::decode(key, bytes.value()).ok())
+                let mut files = write.open_table(FILES)?;
+                let before = read_totals(&write.open_table(TOTALS)?)?;
+                (totals.objects, totals.bytes) = (before.objects, before.bytes);
+                for (key, row) in changes {
+                    let old = match row {
+                        Some(row) => objects.insert(key.as_str(), row.encode(key).as_slice())?,
+                        None => objects.remove(key.as_str())?,
                     };
-                    let generation = old
-                        .as_ref()
-                        .map(|row| row.as_ref().map_or(0, |row| row.generation));
-                    if let Err(error) = change.condition.check(key, generation) {
-                        outcomes.push(Err(error));
-                        continue;
-                    }
                     let existed = old.is_some();
-                    let mut applied = Applied {
-                        existed,
-                        freed: None,
-                    };
-                    if let Some(old) = old.flatten() {
-                        totals.bytes = totals.bytes.saturating_sub(old.size);
-                        if let Place::File { id, .. } = old.place {
-                            applied.freed = Some(id);
-                        }
+                    // A damaged row may be replaced or deleted: that is its mend.
+                    let old = old.and_then(|old| Row::decode(key, old.value()).ok());
+                    totals.count(existed, old.as_ref(), row.as_ref());
+                    if let Some(id) = old.as_ref().and_then(Row::file) {
+                        files.remove(id)?;
                     }
-                    let added = match &change.row {
-                        Some(row) => {
-                            objects.insert(key.as_str(), row.encode(key).as_slice())?;
-                            totals.bytes += row.size;
-                            totals.objects += u64::from(!existed);
-                            match row.place {
-                                Place::File { id, .. } => Some(id),
-                                Place::Inline(_) => None,
-                            }
-                        }
-                        None => {
-                            objects.remove(key.as_str())?;
-                            totals.objects = totals.objects.saturating_sub(u64::from(existed));
-                            None
-                        }
-                    };
-                    if added.is_some() || applied.freed.is_some() {
-                        let files = match &mut files {
-                            Some(files) => files,
-                            none => none.insert(write.open_table(FILES)?),
-                        };
-                        if let Some(id) = added {
-                            files.insert(id, ())?;
-                        }
-                        if let Some(id) = applied.freed {
-                            files.remove(id)?;
-                        }
+                    if let Some(id) = row.as_ref().and_then(Row::file) {
+                        files.insert(id, ())?;
                     }
-                    outcomes.push(Ok(applied));
                 }
             }
-            totals.next_id = next_id;
             write_totals(&write, totals)?;
             write.commit()?;
-            Ok((outcomes, totals))
+            Ok(totals)
         })
+    }
+}
+
+/// The rows as of one moment.
+pub(crate) struct IndexReader(redb::ReadOnlyTable<&'static str, &'static [u8]>);
+
+impl IndexReader {
+    pub(crate) fn get(&self, key: &Key) -> Result<Option<Row>, Error> {
+        let found = self
+            .0
+            .get(key.as_str())
+            .map_err(|source| redb_error("read the index", source.into()))?;
+        found
+            .map(|bytes| Row::decode(key, bytes.value()))
+            .transpose()
+    }
+
+    /// Up to `limit` rows with `prefix` from `start` on, each decoded or found to be damaged.
+    pub(crate) fn scan(
+        &self,
+        start: Bound<&str>,
+        prefix: &str,
+        limit: usize,
+    ) -> Result<Vec<Scanned>, Error> {
+        let scan = || -> Result<_, redb::Error> {
+            let mut rows = Vec::new();
+            for entry in self.0.range::<&str>((start, Bound::Unbounded))? {
+                let (name, bytes) = entry?;
+                if rows.len() == limit || !name.value().starts_with(prefix) {
+                    break;
+                }
+                // Only keys that were checked were stored.
+                if let Ok(key) = Key::new(name.value()) {
+                    let row = Row::decode(&key, bytes.value());
+                    rows.push((key, row));
+                }
+            }
+            Ok(rows)
+        };
+        scan().map_err(|source| redb_error("list the index", source))
     }
 }
 
@@ -307,18 +265,26 @@ fn read_totals(table: &impl ReadableTable<&'static str, u64>) -> Result<Totals, 
         let value = table.get(name)?.map(|value| value.value());
         value.ok_or_else(|| redb::Error::Corrupted(format!("the counter `{name}` is missing")))
     };
+    let id = u128::from(read("journal_high")?) << 64 | u128::from(read("journal_low")?);
     Ok(Totals {
         objects: read("objects")?,
         bytes: read("bytes")?,
         next_id: read("next_id")?,
+        applied: read("applied")?,
+        journal: id.to_be_bytes(),
     })
 }
 
 fn write_totals(write: &redb::WriteTransaction, totals: Totals) -> Result<(), redb::Error> {
+    let id = u128::from_be_bytes(totals.journal);
     let mut table = write.open_table(TOTALS)?;
     table.insert("objects", totals.objects)?;
     table.insert("bytes", totals.bytes)?;
     table.insert("next_id", totals.next_id)?;
+    table.insert("applied", totals.applied)?;
+    table.insert("journal_high", (id >> 64) as u64)?;
+    // The lower half, by truncation.
+    table.insert("journal_low", id as u64)?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Object keys.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use crate::error::{Error, ErrorKind};
@@ -51,6 +52,13 @@ impl Key {
 
     /// The key as text.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Keys sort as their text, so that maps of keys are searched by text.
+impl Borrow<str> for Key {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

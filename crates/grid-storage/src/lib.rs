@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod applier;
 mod commit;
 mod config;
 mod content;
@@ -7,8 +8,10 @@ mod dir;
 mod error;
 mod http;
 mod index;
+mod journal;
 mod key;
 mod metrics;
+mod overlay;
 mod row;
 mod server;
 mod stall;

@@ -103,7 +103,7 @@ impl Metrics {
         );
         registry.register(
             "commits",
-            "Durable commits; each is one sync of the index",
+            "Durable commits; each is one sync of the journal",
             metrics.commits.clone(),
         );
         registry.register(
@@ -263,7 +263,7 @@ mod tests {
             Totals {
                 objects: 3,
                 bytes: 30,
-                next_id: 9,
+                ..Totals::default()
             },
         );
         let text = metrics.render(Some(17));

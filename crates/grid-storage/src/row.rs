@@ -43,6 +43,14 @@ pub(crate) struct Row {
 }
 
 impl Row {
+    /// The number of the content file, if the body is in one.
+    pub(crate) fn file(&self) -> Option<u64> {
+        match self.place {
+            Place::File { id, .. } => Some(id),
+            Place::Inline(_) => None,
+        }
+    }
+
     pub(crate) fn encode(&self, key: &Key) -> Vec<u8> {
         let body: &[u8] = match &self.place {
             Place::Inline(body) => body,

@@ -10,14 +10,17 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::applier::Applier;
 use crate::commit::{self, Committer, Done, Submission};
 use crate::config::Limits;
 use crate::content::{ContentDir, ContentInfo, ContentReader, ContentWriter, PendingContent};
 use crate::dir::{DataDir, damaged};
 use crate::error::{Error, ErrorKind};
-use crate::index::{Change, Condition, Index};
+use crate::index::{Condition, Index, Totals};
+use crate::journal::{self, Journal};
 use crate::key::Key;
 use crate::metrics::Metrics;
+use crate::overlay::Overlay;
 use crate::row::{Place, Row};
 
 /// Bodies up to this size live in the index, where one sync serves many of them: 16 KiB. Larger
@@ -78,7 +81,7 @@ pub struct Listing {
 /// ```
 #[derive(Debug)]
 pub struct Store {
-    index: Arc<Index>,
+    overlay: Arc<Overlay>,
     content: Arc<ContentDir>,
     ids: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
@@ -124,16 +127,12 @@ impl Store {
         if dir.is_new() {
             dir.begin().map_err(begin)?;
             Index::create(&dir.index_path())?;
+            journal::create(dir.path()).map_err(begin)?;
             dir.complete().map_err(begin)?;
         }
         dir.check_parts()?;
-        let (index, totals) =
-            Index::open(&dir.index_path()).map_err(|error| match error.kind() {
-                ErrorKind::Corrupt => {
-                    damaged(dir.path(), "`index.redb` is not this store's index").with_source(error)
-                }
-                _ => error,
-            })?;
+        let index = Index::open(&dir.index_path())?;
+        let totals = replay(&dir, &index)?;
         let index = Arc::new(index);
         let content = ContentDir::open(&dir.objects_path())
             .map_err(|source| Error::io("open the content files", source))?;
@@ -141,20 +140,26 @@ impl Store {
         sweep(&index, &content, &metrics)?;
         metrics.totals(totals);
         let ids = Arc::new(AtomicU64::new(totals.next_id));
+        let overlay = Arc::new(Overlay::new(Arc::clone(&index)));
         let threads_error = |source| Error::io("start the store's threads", source);
+        let applier = Applier::start(index, Arc::clone(&overlay)).map_err(threads_error)?;
         let (reaper, reaper_thread) =
             commit::start_reaper(Arc::clone(&content)).map_err(threads_error)?;
         let committer = Committer {
-            index: Arc::clone(&index),
+            journal: Journal::open(dir.path(), totals.journal, totals.applied)
+                .map_err(|source| Error::io("open the journal", source))?,
+            overlay: Arc::clone(&overlay),
+            applier,
             content: Arc::clone(&content),
             ids: Arc::clone(&ids),
             metrics: Arc::clone(&metrics),
+            totals,
             min_free_bytes: limits.min_free_bytes,
             reaper,
         };
         let (sender, commit_thread) = commit::start(committer).map_err(threads_error)?;
         Ok(Self {
-            index,
+            overlay,
             content,
             ids,
             metrics,
@@ -232,7 +237,7 @@ impl Store {
     /// [`ErrorKind::Corrupt`] at a row that changed, or [`ErrorKind::Io`].
     pub fn list(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Listing, Error> {
         let (rows, more) = self
-            .index
+            .overlay
             .list(prefix, after, limit)
             .inspect_err(|error| self.note(error))?;
         let objects: Vec<_> = rows
@@ -292,7 +297,7 @@ impl Store {
     /// The row of a key. Takes some microseconds and reads at most a few pages, so that
     /// asynchronous tasks call it as it is.
     pub(crate) fn row(&self, key: &Key) -> Result<Option<Row>, Error> {
-        self.index.get(key).inspect_err(|error| self.note(error))
+        self.overlay.get(key).inspect_err(|error| self.note(error))
     }
 
     /// Opens a row's body; `None` if the object was replaced or deleted since.
@@ -371,7 +376,7 @@ impl Store {
         self.sender
             .as_ref()
             .is_some_and(|sender| !sender.is_closed())
-            && self.index.totals().is_ok()
+            && self.overlay.is_readable()
     }
 
     fn sender(&self) -> Result<&mpsc::Sender<Submission>, Error> {
@@ -388,6 +393,34 @@ impl Drop for Store {
             }
         }
     }
+}
+
+/// Brings what the journal holds beyond the index into it; the totals after that.
+fn replay(dir: &DataDir, index: &Index) -> Result<Totals, Error> {
+    let mut totals = index.totals().map_err(|error| match error.kind() {
+        ErrorKind::Corrupt => {
+            damaged(dir.path(), "`index.redb` is not a store's index").with_source(error)
+        }
+        _ => error,
+    })?;
+    let (changes, last) = journal::replay(dir.path(), totals.journal, totals.applied)
+        .map_err(|source| Error::io("read the journal", source))?
+        .map_err(|problem| damaged(dir.path(), problem))?;
+    if last == totals.applied {
+        return Ok(totals);
+    }
+    for row in changes.values().flatten() {
+        totals.next_id = totals
+            .next_id
+            .max(row.generation + 1)
+            .max(row.file().map_or(0, |id| id + 1));
+    }
+    totals.applied = last;
+    tracing::info!(
+        changes = changes.len(),
+        "replaying the journal after a crash"
+    );
+    index.apply(&changes, totals)
 }
 
 /// Removes the content files that no row names: what a crash left of unfinished writes,
@@ -465,14 +498,11 @@ fn put_submission(
     };
     let meta = meta_of(&row);
     let (reply, receiver) = oneshot::channel();
-    let change = Change {
-        key: key.clone(),
-        row: Some(row),
-        condition: options.condition,
-    };
     Ok((
         Submission {
-            change,
+            key: key.clone(),
+            row: Some(row),
+            condition: options.condition,
             content,
             reply,
         },
@@ -483,14 +513,11 @@ fn put_submission(
 
 fn delete_submission(key: &Key, condition: Condition) -> (Submission, Reply) {
     let (reply, receiver) = oneshot::channel();
-    let change = Change {
-        key: key.clone(),
-        row: None,
-        condition,
-    };
     (
         Submission {
-            change,
+            key: key.clone(),
+            row: None,
+            condition,
             content: None,
             reply,
         },
