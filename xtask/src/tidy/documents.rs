@@ -1,6 +1,6 @@
 //! Checks of what documents say: links lead somewhere, and commands exist.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Stdio};
 
 use clap::CommandFactory;
@@ -16,18 +16,31 @@ type Check = (&'static str, fn(&Tree) -> Vec<Finding>);
 /// The checks of this file that compile nothing.
 pub(super) const CHECKS: &[Check] = &[("links in documents lead somewhere", links)];
 
-/// Looks whether the commands of `cargo grid`, `grid` and `cargo xtask` in documents exist.
+/// The programs whose commands documents name, besides `cargo xtask`.
+const PROGRAMS: [&str; 3] = ["grid", "grid-agent", "grid-master"];
+
+/// Each program with its subcommands.
+type Commands = BTreeMap<&'static str, BTreeSet<String>>;
+
+/// Looks whether the commands of our programs in documents exist.
 pub(super) fn commands(tree: &Tree) -> Result<Vec<Finding>> {
     sh::build(&["--workspace"])?;
-    let program = sh::target_dir()?.join("debug").join("grid");
-    let help = sh::output(Command::new(program).arg("--help").stdin(Stdio::null()))?;
-    let grid = subcommands(&help);
+    let built = sh::target_dir()?.join("debug");
+    let mut known = Commands::new();
+    for program in PROGRAMS {
+        let help = sh::output(
+            Command::new(built.join(program))
+                .arg("--help")
+                .stdin(Stdio::null()),
+        )?;
+        known.insert(program, subcommands(&help));
+    }
     let xtask = crate::Args::command();
-    let xtask = xtask
+    let names = xtask
         .get_subcommands()
-        .map(|command| command.get_name().to_owned())
-        .collect();
-    Ok(unknown_commands(tree, &grid, &xtask))
+        .map(|command| command.get_name().to_owned());
+    known.insert("xtask", names.collect());
+    Ok(unknown_commands(tree, &known))
 }
 
 /// The subcommands in a `--help` of clap's.
@@ -45,17 +58,12 @@ fn subcommands(help: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn unknown_commands(
-    tree: &Tree,
-    grid: &BTreeSet<String>,
-    xtask: &BTreeSet<String>,
-) -> Vec<Finding> {
+fn unknown_commands(tree: &Tree, known: &Commands) -> Vec<Finding> {
     let mut findings = Vec::new();
     for file in tree.files.iter().filter(|file| is_document(file)) {
         for (number, line) in code_lines(&file.text) {
-            for (program, command) in commands_in(line) {
-                let known = if program == "xtask" { xtask } else { grid };
-                if !known.contains(command) {
+            for (program, command) in commands_in(line, known) {
+                if !known[program].contains(command) {
                     let what = format!("names `{program} {command}`, which does not exist");
                     findings.push(Finding::new(format!("{}:{number}", file.path), what));
                 }
@@ -66,7 +74,7 @@ fn unknown_commands(
 }
 
 /// The programs of ours that a line of shell calls, each with its subcommand.
-fn commands_in(line: &str) -> Vec<(&'static str, &str)> {
+fn commands_in<'a>(line: &'a str, known: &Commands) -> Vec<(&'static str, &'a str)> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let mut found = Vec::new();
     for (index, word) in words.iter().enumerate() {
@@ -76,10 +84,14 @@ fn commands_in(line: &str) -> Vec<(&'static str, &str)> {
             before,
             None | Some("$" | "cargo" | "|" | "&&" | ";" | "sudo")
         );
-        let program = match word.rsplit('/').next() {
-            Some("grid") if is_called => "grid",
-            Some("xtask") if before == Some("cargo") => "xtask",
-            _ => continue,
+        let name = word.rsplit('/').next().unwrap_or(word);
+        let is_ours = if name == "xtask" {
+            before == Some("cargo")
+        } else {
+            is_called
+        };
+        let Some((program, _)) = known.get_key_value(name).filter(|_| is_ours) else {
+            continue;
         };
         // A word behind an option may be its value.
         let is_option = |index: usize| words[index].starts_with('-');
@@ -92,7 +104,7 @@ fn commands_in(line: &str) -> Vec<(&'static str, &str)> {
             word.chars()
                 .all(|char| char.is_ascii_lowercase() || char == '-')
         };
-        found.extend(command.filter(is_name).map(|command| (program, command)));
+        found.extend(command.filter(is_name).map(|command| (*program, command)));
     }
     found
 }
@@ -199,9 +211,11 @@ mod tests {
     fn commands_that_do_not_exist_are_found() {
         let text = "`cargo grid fly` and `grid up`, `GRID`\n```sh\ncargo grid up --nodes 3 && ./target/release/grid sing a\n$ grid -o json nodes # grid dance\ncargo xtask test | cargo xtask cook\nls grid x\ngrid COMMAND\n```\n```toml\ngrid nope\n```\n";
         let tree = Tree::of(&[("a.md", text)]);
-        let grid = BTreeSet::from(["up".to_owned()]);
-        let xtask = BTreeSet::from(["test".to_owned()]);
-        let found: Vec<String> = unknown_commands(&tree, &grid, &xtask)
+        let known = Commands::from([
+            ("grid", BTreeSet::from(["up".to_owned()])),
+            ("xtask", BTreeSet::from(["test".to_owned()])),
+        ]);
+        let found: Vec<String> = unknown_commands(&tree, &known)
             .iter()
             .map(Finding::to_string)
             .collect();
