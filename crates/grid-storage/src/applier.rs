@@ -134,7 +134,9 @@ impl Shared {
                     self.changed.notify_all();
                 }
                 Err(error) => {
-                    tracing::error!(%error, "the index cannot take in the journal; it is tried again");
+                    if state.failure.is_none() {
+                        tracing::error!(%error, "the index cannot take in the journal; it is tried again");
+                    }
                     state.failure = Some(error);
                     self.changed.notify_all();
                     if state.closing {

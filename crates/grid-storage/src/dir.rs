@@ -115,6 +115,13 @@ impl DataDir {
         std::fs::rename(self.path.join(FORMAT_NEW), self.path.join(FORMAT))?;
         File::open(&self.path)?.sync_all()?;
         self.new = false;
+        // Its own name, and those of directories made with it, are entries of its parents.
+        // Those that may not be opened were not made by this process.
+        for parent in std::fs::canonicalize(&self.path)?.ancestors().skip(1) {
+            if let Ok(parent) = File::open(parent) {
+                parent.sync_all()?;
+            }
+        }
         Ok(())
     }
 

@@ -4,7 +4,9 @@ use std::fmt::Write as _;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
+use prometheus_client::encoding::{
+    EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text::encode,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -14,7 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::index::Totals;
 
 /// What a request was for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Operation {
     Put,
     Get,
@@ -22,6 +24,19 @@ pub(crate) enum Operation {
     Delete,
     List,
     Other,
+}
+
+impl EncodeLabelValue for Operation {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.write_str(match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Head => "head",
+            Self::Delete => "delete",
+            Self::List => "list",
+            Self::Other => "other",
+        })
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,8 +78,8 @@ fn seconds() -> Histogram {
 
 impl Metrics {
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("grid_storage");
-        let metrics = Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("grid_storage"),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(seconds as fn() -> Histogram),
             received_bytes: Counter::default(),
@@ -78,69 +93,66 @@ impl Metrics {
             free_bytes: Unsigned::default(),
             corrupt: Counter::default(),
             orphans: Counter::default(),
-            registry: Registry::default(),
         };
-        registry.register("requests", "Requests answered", metrics.requests.clone());
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests answered", self.requests.clone());
         registry.register(
             "request_duration_seconds",
             "Time from a request's head to its answer's head",
-            metrics.request_seconds.clone(),
+            self.request_seconds.clone(),
         );
         registry.register(
             "received_bytes",
             "Bytes of object bodies received",
-            metrics.received_bytes.clone(),
+            self.received_bytes.clone(),
         );
         registry.register(
             "sent_bytes",
             "Bytes of object bodies sent",
-            metrics.sent_bytes.clone(),
+            self.sent_bytes.clone(),
         );
-        registry.register(
-            "connections",
-            "Open connections",
-            metrics.connections.clone(),
-        );
+        registry.register("connections", "Open connections", self.connections.clone());
         registry.register(
             "commits",
             "Durable commits; each is one sync of the journal",
-            metrics.commits.clone(),
+            self.commits.clone(),
         );
         registry.register(
             "commit_duration_seconds",
             "Time of one commit",
-            metrics.commit_seconds.clone(),
+            self.commit_seconds.clone(),
         );
         registry.register(
             "commit_changes",
             "Changes that shared one commit",
-            metrics.commit_changes.clone(),
+            self.commit_changes.clone(),
         );
-        registry.register("objects", "Objects stored", metrics.objects.clone());
+        registry.register("objects", "Objects stored", self.objects.clone());
         registry.register(
             "object_bytes",
             "Sum of the objects' sizes in bytes",
-            metrics.object_bytes.clone(),
+            self.object_bytes.clone(),
         );
         registry.register(
             "disk_free_bytes",
             "Free bytes on the data directory's disk",
-            metrics.free_bytes.clone(),
+            self.free_bytes.clone(),
         );
         registry.register(
             "corruptions",
             "Reads that found stored bytes without their checksum",
-            metrics.corrupt.clone(),
+            self.corrupt.clone(),
         );
         registry.register(
             "orphans_removed",
             "Content files of unfinished writes removed at start",
-            metrics.orphans.clone(),
+            self.orphans.clone(),
         );
-        Self {
-            registry,
-            ..metrics
-        }
     }
 
     pub(crate) fn request(&self, operation: Operation, status: u16, took: Duration) {
@@ -280,7 +292,7 @@ mod tests {
             assert!(known, "{line}");
         }
         assert!(
-            text.contains("grid_storage_requests_total{operation=\"Put\",status=\"201\"} 1"),
+            text.contains("grid_storage_requests_total{operation=\"put\",status=\"201\"} 1"),
             "{text}"
         );
         assert!(text.contains("grid_storage_objects 3"), "{text}");

@@ -119,6 +119,8 @@ impl Server {
         let app = Arc::new(app);
         let mut opening = open_store(dir, limits, Arc::clone(&app.metrics))?;
         let connections = Connections::new(&app);
+        // However this ends, no connection outlives it.
+        let _abort = connections.abort.clone().drop_guard();
         let mut shutdown = std::pin::pin!(shutdown);
         let mut opened = false;
         loop {

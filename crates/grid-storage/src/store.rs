@@ -112,7 +112,8 @@ impl Store {
     ///
     /// # Errors
     /// [`ErrorKind::ForeignData`], [`ErrorKind::DamagedData`], [`ErrorKind::UnsupportedFormat`],
-    /// [`ErrorKind::Locked`], or [`ErrorKind::Io`]. Nothing of a refused directory is changed.
+    /// [`ErrorKind::Locked`], or [`ErrorKind::Io`]. Nothing of a refused directory
+    /// is changed, but for the pid in `LOCK`.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let dir = DataDir::claim(path.as_ref())?;
         Self::open_in(dir, Limits::default(), Arc::new(Metrics::new()))

@@ -33,8 +33,13 @@ async fn child_server() {
 }
 
 async fn start_child(dir: &Path) -> (Child, SocketAddr) {
+    start_command(dir, &mut Command::new(std::env::current_exe().unwrap())).await
+}
+
+/// Starts the child by a command that takes this program's arguments.
+async fn start_command(dir: &Path, command: &mut Command) -> (Child, SocketAddr) {
     let _ = std::fs::remove_file(dir.join("address"));
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = command
         .args(["--exact", "child_server"])
         .env(CHILD, dir)
         .stdout(std::process::Stdio::null())
@@ -168,4 +173,77 @@ async fn acknowledged_objects_survive_kill() {
             "round {round}: orphans"
         );
     }
+}
+
+/// As with a full disk, but for one process: no file may grow beyond 5 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_fills_up_loses_nothing_that_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut limited = Command::new("bash");
+    limited
+        .args(["-c", "trap '' XFSZ; ulimit -f 5120; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap());
+    let (mut child, address) = start_command(dir.path(), &mut limited).await;
+    let client = Client::new();
+    let put = async |key: &str, body: Vec<u8>| {
+        client
+            .put(format!("http://{address}/v1/objects/{key}"))
+            .body(body)
+            .send()
+            .await
+    };
+    // A content file that does not fit is refused, and leaves nothing.
+    let refused = put("large", pattern(6 << 20, 1)).await;
+    assert!(refused.is_err() || refused.is_ok_and(|answer| answer.status() == 507));
+    eventually("the unfinished file is removed", async || {
+        content_files(&dir.path().join("data")).is_empty()
+    })
+    .await;
+    // Small objects, until the index can take in no more and then the journal is full.
+    let mut acknowledged = 0;
+    loop {
+        let answer = put(
+            &format!("small/{acknowledged}"),
+            pattern(10_000, acknowledged),
+        )
+        .await
+        .unwrap();
+        if answer.status() != 201 {
+            common::assert_error(
+                answer,
+                reqwest::StatusCode::INSUFFICIENT_STORAGE,
+                "storage_full",
+            )
+            .await;
+            break;
+        }
+        acknowledged += 1;
+        assert!(acknowledged < 5000, "the disk does not fill up");
+    }
+    // What is there is served all the same.
+    for n in [0, acknowledged / 2, acknowledged - 1] {
+        let url = format!("http://{address}/v1/objects/small/{n}");
+        eventually("the object is read", async || {
+            let answer = client.get(&url).send().await.unwrap();
+            answer.status() == 200 && answer.bytes().await.unwrap() == pattern(10_000, n)
+        })
+        .await;
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let store = Store::open(dir.path().join("data")).unwrap();
+    for n in 0..acknowledged {
+        let (_, body) = store
+            .get(&Key::new(format!("small/{n}")).unwrap())
+            .unwrap()
+            .unwrap();
+        assert!(body == pattern(10_000, n), "small/{n}");
+    }
+    assert!(
+        store
+            .get(&Key::new(format!("small/{acknowledged}")).unwrap())
+            .unwrap()
+            .is_none()
+    );
+    assert!(store.get(&Key::new("large").unwrap()).unwrap().is_none());
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use common::{assert_error, config, content_files, corrupt, pattern, start, start_with};
-use grid_storage::{ErrorKind, Key, PutOptions, Server, Store};
+use grid_storage::{Condition, ErrorKind, Key, PutOptions, Server, Store};
 use reqwest::StatusCode;
 
 const LARGE: usize = 400_000;
@@ -166,6 +166,118 @@ fn a_damaged_directory_is_refused_and_not_touched() {
         Store::open(dir.path()).unwrap_err().kind(),
         ErrorKind::UnsupportedFormat
     );
+}
+
+/// A copy of an open store: what a power cut would leave.
+fn copy_of(path: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for (name, bytes) in snapshot(path) {
+        let name = copy
+            .path()
+            .join(Path::new(&name).strip_prefix(path).unwrap());
+        std::fs::create_dir_all(name.parent().unwrap()).unwrap();
+        std::fs::write(name, bytes).unwrap();
+    }
+    std::fs::create_dir_all(copy.path().join("objects")).unwrap();
+    copy
+}
+
+#[test]
+fn what_only_the_journal_holds_is_there_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    // Several times what a journal file holds, with replacements and deletes.
+    let rounds = 1500;
+    for n in 0..rounds {
+        store
+            .put(
+                &key(&format!("k{}", n % 700)),
+                &pattern(10_000, n),
+                PutOptions::default(),
+            )
+            .unwrap();
+        if n % 10 == 9 {
+            store
+                .delete(&key(&format!("k{}", n % 700)), Condition::None)
+                .unwrap();
+        }
+    }
+    let copy = copy_of(dir.path());
+    let check = |store: &Store| {
+        for n in rounds - 700..rounds {
+            let found = store
+                .get(&key(&format!("k{}", n % 700)))
+                .unwrap()
+                .map(|(_, body)| body);
+            assert!(found == (n % 10 != 9).then(|| pattern(10_000, n)), "{n}");
+        }
+        let listed: Vec<_> = store.list("", None, 1000).unwrap().objects;
+        assert_eq!(listed.len(), 630);
+    };
+    check(&store);
+    let recovered = Store::open(copy.path()).unwrap();
+    check(&recovered);
+    let next = recovered
+        .put(&key("next"), b"", PutOptions::default())
+        .unwrap();
+    assert!(next.generation > store.head(&key("k698")).unwrap().unwrap().generation);
+}
+
+#[test]
+fn a_journal_that_lost_a_record_in_its_middle_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    for n in 0..3 {
+        store
+            .put(
+                &key(&format!("k{n}")),
+                &pattern(1000, n),
+                PutOptions::default(),
+            )
+            .unwrap();
+    }
+    let check = |damaged: u64, expect: Result<usize, ErrorKind>| {
+        let copy = copy_of(dir.path());
+        assert_eq!(
+            corrupt(
+                &copy.path().join("journal-0"),
+                &pattern(1000, damaged)[500..600]
+            ),
+            1
+        );
+        let opened =
+            Store::open(copy.path()).map(|store| store.list("", None, 9).unwrap().objects.len());
+        assert_eq!(opened.map_err(|error| error.kind()), expect, "{damaged}");
+    };
+    check(0, Err(ErrorKind::DamagedData));
+    check(1, Err(ErrorKind::DamagedData));
+    // The last cannot be told from a write that a crash tore, of which nobody was told.
+    check(2, Ok(2));
+}
+
+#[test]
+fn threads_that_write_and_read_together_see_their_own_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4_u64 {
+            let store = &store;
+            scope.spawn(move || {
+                for n in 0..40_u64 {
+                    let seed = thread * 1000 + n;
+                    let key = key(&format!("t{thread}/{}", n % 5));
+                    let len = if n % 8 == 7 { 40_000 } else { 3000 };
+                    let meta = store
+                        .put(&key, &pattern(len, seed), PutOptions::default())
+                        .unwrap();
+                    let (found, body) = store.get(&key).unwrap().unwrap();
+                    assert_eq!(found, meta);
+                    assert!(body == pattern(len, seed));
+                }
+            });
+        }
+    });
+    assert_eq!(store.list("", None, 100).unwrap().objects.len(), 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

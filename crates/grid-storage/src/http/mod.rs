@@ -53,19 +53,13 @@ impl App {
         let (parts, mut body) = request.into_parts();
         let target = target::parse_path(parts.uri.path());
         let operation = operation(&parts.method, &target);
-        let known_length = body.size_hint().exact();
         let result = match target {
             None => Err(no_route()),
             Some(Err(error)) => self.authorize(&parts.headers).and(Err(error)),
             Some(Ok(target)) => self.route(target, &parts, &mut body).await,
         };
         let response = match result {
-            Ok(response) => {
-                if operation == Operation::Put {
-                    self.metrics.received(known_length.unwrap_or(0));
-                }
-                response
-            }
+            Ok(response) => response,
             Err(error) => {
                 let expects = parts.headers.contains_key(EXPECT);
                 if !expects && error.kind() != ErrorKind::IncompleteBody {

@@ -1,7 +1,5 @@
 //! `PUT`: a body from the network into the store, in bounded memory.
 
-use std::time::Duration;
-
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
@@ -105,7 +103,7 @@ async fn receive(
     let mut small = BytesMut::new();
     if length.is_none_or(|length| length <= INLINE_BYTES as u64) {
         loop {
-            match next_frame(app.limits.stall_timeout, body).await? {
+            match next_frame(app, body).await? {
                 None => return Ok(Body::Inline(small.freeze())),
                 Some(bytes) => small.extend_from_slice(&bytes),
             }
@@ -124,7 +122,7 @@ async fn receive(
     };
     let mut received = small.len() as u64;
     upload.push(small.freeze()).await?;
-    while let Some(bytes) = next_frame(app.limits.stall_timeout, body).await? {
+    while let Some(bytes) = next_frame(app, body).await? {
         received += bytes.len() as u64;
         if received > app.limits.max_object_bytes {
             return Err(too_large(app));
@@ -135,7 +133,8 @@ async fn receive(
 }
 
 /// The next bytes of the body; `None` at its end.
-async fn next_frame(stall: Duration, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
+async fn next_frame(app: &App, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
+    let stall = app.limits.stall_timeout;
     loop {
         let incomplete = |message: String| {
             Error::new(
@@ -160,6 +159,7 @@ async fn next_frame(stall: Duration, body: &mut Incoming) -> Result<Option<Bytes
             Some(Ok(frame)) => {
                 // Trailers carry nothing that is kept.
                 if let Ok(data) = frame.into_data() {
+                    app.metrics.received(data.len() as u64);
                     return Ok(Some(data));
                 }
             }
