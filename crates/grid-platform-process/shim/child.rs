@@ -104,7 +104,6 @@ fn prepare(launch: &Launch, log: &File, shim: u32) -> Result<Image, Failure> {
         Stage::Exec,
     )?;
     let program = CString::new(launch.program.clone()).map_err(|_| malformed(Stage::Exec))?;
-    sys::set_umask(0o027);
     sys::default_signals().map_err(at(Stage::Signals))?;
     // Last, because a change of user clears it.
     sys::die_with(shim).map_err(at(Stage::Parent))?;

@@ -39,23 +39,24 @@ impl Log {
         if !meta.is_file() {
             return Err(malformed(Stage::Log));
         }
-        let mut marks = marks.unwrap_or_else(|| Marks {
+        let marks = marks.unwrap_or_else(|| Marks {
             low: sys::first_data(&file).unwrap_or(0),
             base: 0,
         });
-        if meta.len() < marks.low - marks.base.min(marks.low) {
-            // Somebody made it shorter. Offsets below `low` were given away already: the file begins there now.
-            marks.base = marks.low;
+        let low = marks.low.saturating_sub(marks.base);
+        if meta.len() < low {
+            // It lost its end: a power cut, or somebody's hand. What is left was dropped already, so new bytes begin at `low`.
+            file.set_len(low).map_err(at(Stage::Log))?;
         }
         // A shim that died between its record and the hole left this undone.
-        let _ = sys::punch_hole(&file, 0, marks.low - marks.base.min(marks.low));
+        let _ = sys::punch_hole(&file, 0, low);
         let index = Index::open().map_err(at(Stage::Log))?;
         let now = Instant::now();
         Ok((
             Log {
                 file,
                 budget,
-                size: meta.len(),
+                size: meta.len().max(low),
                 wait: FIRST_LOOK,
                 next: now + FIRST_LOOK,
                 index,

@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     };
     let mut report = File::from(report);
     sys::close_from(5);
+    // The program inherits it.
     sys::set_umask(0o027);
     let started = Store::open().and_then(|(store, kept)| {
         let marks = kept.then_some(Marks {

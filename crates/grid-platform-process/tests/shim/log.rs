@@ -1,6 +1,6 @@
 //! The log's budget, its marks and its index.
 
-use super::harness::{Node, is_root, skip, until};
+use super::harness::{Node, is_root, not_run, skip, until};
 use super::shared::record::Record;
 use std::fs::{self, File};
 use std::io::Write;
@@ -147,11 +147,29 @@ fn a_log_that_the_program_truncates_keeps_its_offsets() {
     assert_eq!(node.log(), b"after\n");
     shim.stop(None);
     assert_eq!(node.record().log_base, 3893);
-    // And when it was taken away while nothing ran: what was given away is not given again.
-    fs::write(node.dir.join("log"), "").unwrap();
+}
+
+#[test]
+fn a_log_that_is_lost_while_nothing_runs_keeps_its_offsets() {
+    let mut node = Node::script("seq 1 100000");
+    node.launch.log_max_bytes = Some(64 * 1024);
     let (mut shim, _) = node.run();
-    assert!(node.record().log_base >= 3893);
-    shim.stop(None);
+    shim.wait();
+    let low = node.record().log_low;
+    assert!(low > 0);
+    fs::write(node.dir.join("log"), "stale").unwrap();
+    node.launch.args[1] = b"echo again".to_vec();
+    let (mut shim, _) = node.run();
+    shim.wait();
+    let record = node.record();
+    assert_eq!((record.log_low, record.log_base), (low, 0));
+    let log = node.log();
+    assert_eq!(&log[usize::try_from(low).unwrap()..], b"again\n");
+    assert!(
+        log[..usize::try_from(low).unwrap()]
+            .iter()
+            .all(|it| *it == 0)
+    );
 }
 
 #[test]
@@ -172,7 +190,7 @@ fn where_holes_cannot_be_punched_the_log_is_emptied() {
             .is_ok_and(|it| it.success())
     };
     if !mount(&["mount", "-t", "ramfs", "none"]) {
-        return skip(
+        return not_run(
             "where_holes_cannot_be_punched_the_log_is_emptied",
             "the right to mount",
         );
