@@ -135,7 +135,9 @@ impl Index {
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        *slot = None;
+        let old = slot.take();
+        // Closing a damaged database may run into redb's assertions as well.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
         *slot = Some(open_database(&self.path)?);
         Ok(())
     }
@@ -149,7 +151,7 @@ impl Index {
         let database = slot
             .as_ref()
             .ok_or_else(|| Error::unavailable("the index is closed after a failed write"))?;
-        f(database).map_err(|source| redb_error(what, source))
+        guarded(what, || f(database))
     }
 
     pub(crate) fn totals(&self) -> Result<Totals, Error> {
@@ -225,13 +227,11 @@ pub(crate) struct IndexReader(redb::ReadOnlyTable<&'static str, &'static [u8]>);
 
 impl IndexReader {
     pub(crate) fn get(&self, key: &Key) -> Result<Option<Row>, Error> {
-        let found = self
-            .0
-            .get(key.as_str())
-            .map_err(|source| redb_error("read the index", source.into()))?;
-        found
-            .map(|bytes| Row::decode(key, bytes.value()))
-            .transpose()
+        let found = guarded("read the index", || {
+            let bytes = self.0.get(key.as_str())?;
+            Ok(bytes.map(|bytes| Row::decode(key, bytes.value())))
+        })?;
+        found.transpose()
     }
 
     /// Up to `limit` rows with `prefix` from `start` on, each decoded or found to be damaged.
@@ -241,22 +241,20 @@ impl IndexReader {
         prefix: &str,
         limit: usize,
     ) -> Result<Vec<Scanned>, Error> {
-        let scan = || -> Result<_, redb::Error> {
+        guarded("list the index", || {
             let mut rows = Vec::new();
             for entry in self.0.range::<&str>((start, Bound::Unbounded))? {
                 let (name, bytes) = entry?;
                 if rows.len() == limit || !name.value().starts_with(prefix) {
                     break;
                 }
-                // Only keys that were checked were stored.
-                if let Ok(key) = Key::new(name.value()) {
-                    let row = Row::decode(&key, bytes.value());
-                    rows.push((key, row));
-                }
+                let key = Key::new(name.value())
+                    .map_err(|error| redb::Error::Corrupted(error.to_string()))?;
+                let row = Row::decode(&key, bytes.value());
+                rows.push((key, row));
             }
             Ok(rows)
-        };
-        scan().map_err(|source| redb_error("list the index", source))
+        })
     }
 }
 
@@ -289,7 +287,7 @@ fn write_totals(write: &redb::WriteTransaction, totals: Totals) -> Result<(), re
 }
 
 fn open_database(path: &Path) -> Result<Database, Error> {
-    // redb asserts some of what it reads; a damaged file is this crate's error, not a crash.
+    // See [`guarded`].
     let opened = catch_unwind(AssertUnwindSafe(|| {
         Database::builder().set_cache_size(CACHE_BYTES).open(path)
     }));
@@ -311,6 +309,14 @@ fn damaged_index(path: &Path) -> Error {
         path.parent().unwrap_or(path),
         "`index.redb` is not a readable index",
     )
+}
+
+/// Works with redb, which asserts some of what it reads from its file: where the file is
+/// damaged, that is an answer about the file, and no reason for a thread to end.
+fn guarded<T>(what: &str, work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, Error> {
+    let result = catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("redb panicked".to_owned())));
+    result.map_err(|source| redb_error(what, source))
 }
 
 /// A redb error met while doing `what`.

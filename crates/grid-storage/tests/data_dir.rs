@@ -182,6 +182,67 @@ fn copy_of(path: &Path) -> tempfile::TempDir {
     copy
 }
 
+/// The index of a closed store is damaged bit by bit. redb does not check what it reads, so
+/// that an object may be lost; but what is read is right, nothing panics, and nothing hangs.
+#[test]
+fn a_flipped_bit_in_the_index_is_never_served_as_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let expected: BTreeMap<String, Vec<u8>> = (0..60)
+        .map(|n| (format!("key/{n}"), pattern(100 + 37 * n as usize, n)))
+        .collect();
+    for (name, body) in &expected {
+        store.put(&key(name), body, PutOptions::default()).unwrap();
+    }
+    drop(store);
+    let index = std::fs::read(dir.path().join("index.redb")).unwrap();
+    let journal = std::fs::read(dir.path().join("journal-0")).unwrap();
+    let used: Vec<usize> = (0..index.len()).filter(|at| index[*at] != 0).collect();
+    let mut refused = 0;
+    for n in 0..80_u64 {
+        let seed = u64::from_le_bytes(pattern(8, n).try_into().unwrap());
+        let at = used[(seed % used.len() as u64) as usize];
+        let mut bytes = index.clone();
+        bytes[at] ^= 1 << (seed >> 60 & 7);
+        std::fs::write(dir.path().join("index.redb"), bytes).unwrap();
+        std::fs::write(dir.path().join("journal-0"), &journal).unwrap();
+        match Store::open(dir.path()) {
+            Err(error) => {
+                assert!(
+                    matches!(error.kind(), ErrorKind::DamagedData | ErrorKind::Corrupt),
+                    "byte {at}: {error}"
+                );
+                refused += 1;
+            }
+            Ok(store) => {
+                for (name, body) in &expected {
+                    if let Ok(Some((_, found))) = store.get(&key(name)) {
+                        assert!(found == *body, "byte {at}: {name}");
+                    }
+                }
+                for (found, meta) in store
+                    .list("", None, 1000)
+                    .map(|page| page.objects)
+                    .unwrap_or_default()
+                {
+                    let body = expected.get(found.as_str());
+                    assert_eq!(
+                        body.map(|body| crc32fast::hash(body)),
+                        Some(meta.crc32),
+                        "byte {at}: {found}"
+                    );
+                }
+                // Whether it can be stored or not, it is answered.
+                let _ = store.put(&key("key/7"), b"new", PutOptions::default());
+            }
+        }
+    }
+    assert!(
+        refused < 80,
+        "every damage was refused: the test reads nothing"
+    );
+}
+
 #[test]
 fn what_only_the_journal_holds_is_there_after_a_crash() {
     let dir = tempfile::tempdir().unwrap();
