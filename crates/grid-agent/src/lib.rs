@@ -1,1 +1,23 @@
-//! The agent: settings, platform, reconcile loop and the link to the master.
+#![doc = include_str!("../README.md")]
+
+mod agent;
+mod backoff;
+pub mod cli;
+mod desired;
+mod doctor;
+mod factory;
+mod host;
+mod link;
+mod logging;
+mod master;
+mod reconcile;
+mod settings;
+mod state;
+mod stop;
+
+pub use agent::{run, run_with};
+pub use doctor::doctor;
+pub use factory::{PlatformConfig, create_platform};
+pub use logging::init_logging;
+pub use settings::{AgentSection, LogFormat, PortRange, Programs, Settings, StorageSection};
+pub use stop::{Stopped, stop_nodes};

@@ -1,0 +1,173 @@
+//! Platforms by name.
+
+use std::{path::PathBuf, sync::Arc};
+
+use grid_platform_api::{
+    Error, ErrorKind, Platform, Result,
+    wrap::{Limit, Trace},
+};
+
+use crate::settings::{PortRange, Programs, Settings, known_platform};
+
+/// How many spawns, and how many stops and removes, run at a time.
+const CONCURRENT: usize = 16;
+
+/// What [`create_platform`] makes a platform of; each platform takes what it knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PlatformConfig {
+    /// The program of nodes whose request names none; it is allowed to them. Empty: there is none.
+    pub binary_path: String,
+    /// Where the platform keeps its state: records, logs, its install id.
+    pub state_dir: PathBuf,
+    /// Where nodes that name no path have their data.
+    pub data_path: PathBuf,
+    /// Beneath which directories a request may name a path; empty: beneath `data_path`.
+    pub storage_roots: Vec<PathBuf>,
+    /// Which programs a request may name besides `binary_path`.
+    pub programs: Programs,
+    /// Which users a request may name besides the agent's own.
+    pub users: Vec<String>,
+    /// Where a program's bare name is looked up; empty: the platform's own choice.
+    pub search_path: Vec<PathBuf>,
+    /// From which ports a port of 0 is allocated; `None` is the platform's own choice.
+    pub port_range: Option<PortRange>,
+    /// The image of nodes whose request names none.
+    pub docker_image: Option<String>,
+    /// The namespace.
+    pub k8s_namespace: Option<String>,
+    /// The kubeconfig file.
+    pub k8s_kubeconfig: Option<PathBuf>,
+}
+
+impl PlatformConfig {
+    /// What the agent's settings say.
+    pub fn of(settings: &Settings) -> Self {
+        let storage = &settings.storage;
+        let state = settings.agent.state_dir.clone().unwrap_or_default();
+        let name = known_platform(&settings.agent.platform).map_or("process", |(name, _)| name);
+        Self {
+            binary_path: storage
+                .binary_path
+                .as_ref()
+                .map(|path| path.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+            state_dir: state.join(name),
+            data_path: storage
+                .data_path
+                .clone()
+                .unwrap_or_else(|| state.join("data")),
+            storage_roots: storage.storage_roots.clone(),
+            programs: storage.programs.clone(),
+            users: storage.users.clone(),
+            search_path: Vec::new(),
+            port_range: storage.port_range,
+            docker_image: storage.docker_image.clone(),
+            k8s_namespace: storage.k8s_namespace.clone(),
+            k8s_kubeconfig: storage.k8s_kubeconfig.clone(),
+        }
+    }
+}
+
+/// Makes the platform of that name, with spans around its calls and a bound on how many run at a time.
+///
+/// The names are `process` (also `desktop`), `docker`, `kubernetes` (also `k8s`) and `systemd`.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use grid_agent::{PlatformConfig, create_platform};
+///
+/// let config = PlatformConfig {
+///     docker_image: Some("sutra-storage:latest".to_string()),
+///     ..Default::default()
+/// };
+/// let error = create_platform("docker", config).await.err().unwrap();
+/// assert!(error.hint().unwrap().contains("platform-docker"));
+/// # }
+/// ```
+///
+/// # Errors
+/// `InvalidConfig` for a name that is none; `Unsupported`, with the feature's name, for a platform that is not compiled
+/// in; the platform's own when it cannot be opened.
+pub async fn create_platform(name: &str, config: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    let Some((platform, feature)) = known_platform(name) else {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("`{}` is no platform", name.escape_debug()),
+        )
+        .with_hint("The platforms are `process`, `docker`, `kubernetes` and `systemd`."));
+    };
+    let inner = match platform {
+        "process" => process(config).await?,
+        _ => return Err(not_there_yet(platform, feature)),
+    };
+    let limited = Limit::new(inner, CONCURRENT);
+    Ok(Arc::new(Trace::new(Arc::new(limited))))
+}
+
+fn not_there_yet(platform: &'static str, feature: &str) -> Error {
+    let message = format!("this version has no {platform} platform yet");
+    Error::new(ErrorKind::Unsupported, message)
+        .with_platform(platform)
+        .with_hint(format!(
+            "It will be the feature `{feature}`; until then use `process`."
+        ))
+}
+
+#[cfg(not(feature = "platform-process"))]
+async fn process(_: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    let message = "the process platform is not compiled into this agent";
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .with_platform("process")
+        .with_hint("Build it with `cargo build --release --features platform-process`."))
+}
+
+#[cfg(feature = "platform-process")]
+async fn process(config: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    use grid_platform_process::{Allow, ProcessConfig, ProcessPlatform};
+
+    let mut process = ProcessConfig::new(config.state_dir, config.data_path);
+    process.storage_roots = config.storage_roots;
+    process.users = config.users;
+    process.programs = match config.programs {
+        Programs::Any => Allow::Any,
+        Programs::Only(mut list) => {
+            if !config.binary_path.is_empty() {
+                list.push(config.binary_path.into());
+            }
+            Allow::Only(list)
+        }
+    };
+    if !config.search_path.is_empty() {
+        process.search_path = config.search_path;
+    }
+    if let Some(range) = config.port_range {
+        process.port_range = (range.first, range.last);
+    }
+    Ok(Arc::new(ProcessPlatform::open(process).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_platform_that_is_not_there_names_its_feature() {
+        for (name, feature) in [
+            ("docker", "platform-docker"),
+            ("k8s", "platform-kubernetes"),
+            ("kubernetes", "platform-kubernetes"),
+            ("systemd", "platform-systemd"),
+        ] {
+            let result = create_platform(name, PlatformConfig::default()).await;
+            let error = result.err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{name}");
+            assert!(error.hint().unwrap().contains(feature), "{name}");
+        }
+        let error = create_platform("dokcer", PlatformConfig::default())
+            .await
+            .err()
+            .unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+    }
+}

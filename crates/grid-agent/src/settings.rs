@@ -1,0 +1,422 @@
+//! The agent's settings.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use grid_config::{ConfigError, Environment, Loader, Sources};
+use grid_platform_api::{HealthCheck, NodeId, Program};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::master::MasterAddress;
+
+/// The settings of an agent: what stands in `grid-agent.toml`.
+///
+/// `Default` is an agent of a master on this host, on the process platform, that allows no program.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// The agent itself.
+    pub agent: AgentSection,
+    /// What its nodes are, and what is allowed to them.
+    pub storage: StorageSection,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AgentSection {
+    /// The platform: `process` (also `desktop`), `docker`, `kubernetes` (also `k8s`) or `systemd`.
+    pub platform: String,
+    /// The agent's name, unique in its grid, in a node id's grammar; left out, the host's name made to fit.
+    pub agent_id: Option<String>,
+    /// Where the master listens for agents: `host:port` or `http://host:port`.
+    pub master_host: String,
+    /// How many nodes it may be given; 0 is no limit.
+    pub max_storage_nodes: u32,
+    /// Labels for placement.
+    pub labels: BTreeMap<String, String>,
+    /// Where the agent keeps its state; left out, `agent` in the state directory of the system or the user.
+    pub state_dir: Option<PathBuf>,
+    /// The file with the agent's token.
+    pub token_file: Option<PathBuf>,
+    /// How it logs.
+    pub log_format: LogFormat,
+}
+
+impl Default for AgentSection {
+    fn default() -> Self {
+        Self {
+            platform: "process".to_owned(),
+            agent_id: None,
+            master_host: "127.0.0.1:7000".to_owned(),
+            max_storage_nodes: 0,
+            labels: BTreeMap::new(),
+            state_dir: None,
+            token_file: None,
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// `[storage]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageSection {
+    /// The program of nodes whose request names none. It is always allowed.
+    pub binary_path: Option<PathBuf>,
+    /// Its arguments, with `{port}`, `{bind}`, `{data_path}`, `{node_id}` and `{secrets_dir}`.
+    pub args: Vec<String>,
+    /// The path of its HTTP health check; left out, there is none.
+    pub health_path: Option<String>,
+    /// Where nodes that name no path have their data; left out, `data` in the agent's state directory.
+    pub data_path: Option<PathBuf>,
+    /// Beneath which directories a request may name a path; empty: beneath `data_path`.
+    pub storage_roots: Vec<PathBuf>,
+    /// Which programs a request may name: `"any"`, or a list of absolute paths and bare names.
+    pub programs: Programs,
+    /// Which users a request may name besides the agent's own.
+    pub users: Vec<String>,
+    /// From which ports a port of 0 is allocated: `"20000-29999"`.
+    pub port_range: Option<PortRange>,
+    /// Of the docker and kubernetes platforms: the image of nodes whose request names none.
+    pub docker_image: Option<String>,
+    /// Of the kubernetes platform: the namespace.
+    pub k8s_namespace: Option<String>,
+    /// Of the kubernetes platform: the kubeconfig file.
+    pub k8s_kubeconfig: Option<PathBuf>,
+}
+
+/// How the agent logs, to standard error.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// A line of text for people.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        })
+    }
+}
+
+/// Which programs a request may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Programs {
+    /// Any: for who runs an agent for requests of his own.
+    Any,
+    /// These: absolute paths, or bare names.
+    Only(Vec<PathBuf>),
+}
+
+impl Default for Programs {
+    /// None.
+    fn default() -> Self {
+        Self::Only(Vec::new())
+    }
+}
+
+impl Serialize for Programs {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Any => s.serialize_str("any"),
+            Self::Only(list) => list.serialize(s),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Programs {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = Programs;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`any` or a list of programs")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Programs, E> {
+                Ok(match text.trim() {
+                    "any" => Programs::Any,
+                    list => Programs::Only(
+                        list.split(',')
+                            .map(|it| PathBuf::from(it.trim()))
+                            .filter(|it| !it.as_os_str().is_empty())
+                            .collect(),
+                    ),
+                })
+            }
+
+            fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Programs, A::Error> {
+                Vec::deserialize(de::value::SeqAccessDeserializer::new(list)).map(Programs::Only)
+            }
+        }
+
+        d.deserialize_any(Visitor)
+    }
+}
+
+/// The first and the last port of a range, written `20000-29999`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortRange {
+    /// The first.
+    pub first: u16,
+    /// The last, which is not before the first.
+    pub last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('-').and_then(|(first, last)| {
+            let first = first.trim().parse().ok().filter(|port| *port != 0)?;
+            let last = last.trim().parse().ok().filter(|port| *port >= first)?;
+            Some(Self { first, last })
+        });
+        parsed.ok_or_else(|| {
+            format!("`{text}` is not a range of ports, which is written `20000-29999`")
+        })
+    }
+}
+
+impl TryFrom<String> for PortRange {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<PortRange> for String {
+    fn from(range: PortRange) -> Self {
+        format!("{}-{}", range.first, range.last)
+    }
+}
+
+/// A platform's name in its one spelling, and the Cargo feature that compiles it in; `None` for none of ours.
+pub(crate) fn known_platform(name: &str) -> Option<(&'static str, &'static str)> {
+    Some(match name {
+        "process" | "desktop" => ("process", "platform-process"),
+        "docker" => ("docker", "platform-docker"),
+        "kubernetes" | "k8s" => ("kubernetes", "platform-kubernetes"),
+        "systemd" => ("systemd", "platform-systemd"),
+        _ => return None,
+    })
+}
+
+impl Settings {
+    /// A loader with the variables that agents know: `SUTRA_MASTER`, `PLATFORM`, and `SUTRA_AGENT__SECTION__KEY`.
+    /// Add a file and flags, then give it to [`Settings::load`].
+    pub fn loader(environment: Environment) -> Loader {
+        Loader::new(environment)
+            .variable("SUTRA_MASTER", "agent.master_host")
+            .variable("PLATFORM", "agent.platform")
+            .environment_prefix("SUTRA_AGENT")
+    }
+
+    /// Reads and checks the settings, and fills in what depends on the host.
+    ///
+    /// # Errors
+    /// The first fault found, with its key, its place and the mend.
+    pub fn load(loader: Loader, environment: &Environment) -> Result<Self, ConfigError> {
+        let loaded = loader.load::<Self>()?;
+        let mut settings = loaded.settings;
+        settings.check(&loaded.sources)?;
+        settings.fill(environment)?;
+        Ok(settings)
+    }
+
+    /// Fills in what was left out and depends on the host, and makes every path absolute.
+    fn fill(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+        let agent = &mut self.agent;
+        if agent.agent_id.is_none() {
+            agent.agent_id = Some(name_of_host(&environment.hostname()));
+        }
+        let state = match agent.state_dir.take() {
+            Some(dir) => dir,
+            None => environment.state_dir()?.join("agent"),
+        };
+        let data = self.storage.data_path.take();
+        self.storage.data_path = Some(data.unwrap_or_else(|| state.join("data")));
+        agent.state_dir = Some(state);
+        let paths = [
+            &mut agent.state_dir,
+            &mut agent.token_file,
+            &mut self.storage.data_path,
+        ];
+        for path in paths.into_iter().flatten() {
+            absolute(path)?;
+        }
+        // A bare name is looked up on the search path; anything else is a place.
+        if let Some(path) = &mut self.storage.binary_path
+            && path.components().count() > 1
+        {
+            absolute(path)?;
+        }
+        for path in &mut self.storage.storage_roots {
+            absolute(path)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
+        let about = |key: &str, problem: String| {
+            let source = sources.of(key);
+            ConfigError::about(key, &source, problem)
+        };
+        let Some((platform, _)) = known_platform(&self.agent.platform) else {
+            let problem = format!("is `{}`, which is no platform", self.agent.platform);
+            return Err(about("agent.platform", problem)
+                .with_hint("The platforms are `process`, `docker`, `kubernetes` and `systemd`."));
+        };
+        if let Some(id) = &self.agent.agent_id
+            && let Err(error) = NodeId::new(id.as_str())
+        {
+            return Err(
+                about("agent.agent_id", format!("is `{id}`, which is no name"))
+                    .with_hint(error.hint().unwrap_or_default()),
+            );
+        }
+        if let Err(error) = self.agent.master_host.parse::<MasterAddress>() {
+            return Err(about("agent.master_host", error.problem).with_hint(error.hint));
+        }
+        let foreign = [
+            (
+                "storage.docker_image",
+                self.storage.docker_image.is_some(),
+                "docker",
+                &["docker", "kubernetes"][..],
+            ),
+            (
+                "storage.k8s_namespace",
+                self.storage.k8s_namespace.is_some(),
+                "kubernetes",
+                &["kubernetes"],
+            ),
+            (
+                "storage.k8s_kubeconfig",
+                self.storage.k8s_kubeconfig.is_some(),
+                "kubernetes",
+                &["kubernetes"],
+            ),
+        ];
+        for (key, given, owner, platforms) in foreign {
+            if given && !platforms.contains(&platform) {
+                let problem = format!(
+                    "is a setting of the {owner} platform, and the platform is `{platform}`"
+                );
+                return Err(about(key, problem).with_hint(format!(
+                    "Remove it, or set `agent.platform` to `{owner}` in an agent built with the feature `platform-{owner}`."
+                )));
+            }
+        }
+        if self.storage.binary_path.is_none() {
+            let of_program = [
+                ("storage.args", !self.storage.args.is_empty()),
+                ("storage.health_path", self.storage.health_path.is_some()),
+            ];
+            if let Some((key, _)) = of_program.iter().find(|(_, given)| *given) {
+                return Err(
+                    about(key, "belongs to a program, and none is set".to_owned())
+                        .with_hint("Set `storage.binary_path` too."),
+                );
+            }
+        }
+        if let Some(path) = &self.storage.health_path
+            && !path.starts_with('/')
+        {
+            let problem = format!("is `{path}`, which is no path");
+            return Err(about("storage.health_path", problem)
+                .with_hint("Start it with `/`, as in `/healthz`."));
+        }
+        Ok(())
+    }
+
+    /// The agent's name. Settings that were not [loaded](Self::load) may have none.
+    pub fn agent_id(&self) -> &str {
+        self.agent.agent_id.as_deref().unwrap_or("agent")
+    }
+
+    /// The program of nodes whose request names none, with its health check.
+    pub fn default_program(&self) -> (Option<Program>, Option<HealthCheck>) {
+        let program = self
+            .storage
+            .binary_path
+            .as_ref()
+            .map(|path| Program::binary(path, self.storage.args.iter().cloned()));
+        let health = self.storage.health_path.as_ref().map(HealthCheck::http);
+        (program, health)
+    }
+}
+
+fn absolute(path: &mut PathBuf) -> Result<(), ConfigError> {
+    *path = std::path::absolute(Path::new(path)).map_err(|error| {
+        ConfigError::new(format!(
+            "cannot tell where `{}` is: {error}",
+            path.display()
+        ))
+        .with_hint("Write the path absolute.")
+    })?;
+    Ok(())
+}
+
+/// The host's name made an agent's: lower case, other characters as `-`, a letter first, at most 40 characters.
+fn name_of_host(host: &str) -> String {
+    let first_label = host.split('.').next().unwrap_or_default();
+    let mut name: String = first_label
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
+    if !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+        name.insert_str(0, "agent-");
+    }
+    name.truncate(NodeId::MAX_LEN);
+    name.trim_end_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_fit() {
+        let check = |host: &str, expect: &str| {
+            assert_eq!(name_of_host(host), expect);
+            assert!(NodeId::new(expect).is_ok(), "{expect}");
+        };
+        check("web-1", "web-1");
+        check("Web_1.example.com", "web-1");
+        check("9front", "agent-9front");
+        check("", "agent");
+        check("-x-", "agent--x");
+        check(&"a".repeat(60), &"a".repeat(40));
+    }
+
+    #[test]
+    fn port_ranges() {
+        let check = |text: &str, expect: Option<(u16, u16)>| {
+            let range = text.parse::<PortRange>().ok();
+            assert_eq!(range.map(|r| (r.first, r.last)), expect, "{text}");
+        };
+        check("20000-29999", Some((20_000, 29_999)));
+        check("5 - 5", Some((5, 5)));
+        check("6-5", None);
+        check("0-5", None);
+        check("1-70000", None);
+        check("80", None);
+    }
+}
