@@ -27,6 +27,7 @@ pub struct Context {
     survey: Survey,
     platform: Mutex<Option<Arc<dyn Platform>>>,
     met_stranger: AtomicBool,
+    tag: String,
 }
 
 impl Context {
@@ -37,6 +38,7 @@ impl Context {
             survey,
             platform: Mutex::new(Some(platform)),
             met_stranger: AtomicBool::new(false),
+            tag: tag(),
         })
     }
 
@@ -79,6 +81,17 @@ impl Context {
         self.away(async { Ok(()) }).await
     }
 
+    /// Like [`reopen`](Self::reopen) where nodes outlive their adapter, and nothing where they do not.
+    ///
+    /// # Errors
+    /// The fixture's.
+    pub async fn reopen_if_possible(&self) -> Outcome {
+        if self.survey.capabilities.nodes_outlive_adapter {
+            self.reopen().await?;
+        }
+        Ok(())
+    }
+
     /// Drops the adapter, does something while there is none, and opens another.
     ///
     /// # Errors
@@ -104,17 +117,45 @@ impl Context {
         self.fixture.open_stranger().await
     }
 
+    /// The id of this case's node of that name. Cases of one engine or cluster run at the same time, and must not
+    /// take each other's names.
+    ///
+    /// # Panics
+    /// For a name that no id can begin with.
+    pub fn id(&self, name: &str) -> NodeId {
+        match NodeId::new(format!("{name}-{}", self.tag)) {
+            Ok(id) => id,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
     /// A request for a probe: with a main port, ready when started, not restarted if that is possible.
     ///
     /// # Errors
     /// The fixture's.
-    pub fn probe(&self, id: &str, actions: &[&str]) -> Outcome<SpawnConfigBuilder> {
+    pub fn probe(&self, name: &str, actions: &[&str]) -> Outcome<SpawnConfigBuilder> {
         let program = self.fixture.probe(actions)?;
-        Ok(self.bare(id, program).port(self.any_port()))
+        Ok(self.bare(name, program).port(self.any_port()))
+    }
+
+    /// The request that a node was made of by [`probe`](Self::probe) with nothing added, with these actions.
+    ///
+    /// # Errors
+    /// The fixture's.
+    pub fn same(&self, node: &SpawnedNode, actions: &[&str]) -> Outcome<SpawnConfigBuilder> {
+        let id = node.node_id.as_str();
+        let name = id.strip_suffix(&format!("-{}", self.tag)).unwrap_or(id);
+        let config = self.probe(name, actions)?;
+        if self.survey.capabilities.port_allocation {
+            return Ok(config);
+        }
+        // What was asked for then is a number, and asked for again.
+        let main = node.ports.get(grid_platform_api::MAIN_PORT).copied();
+        Ok(config.port(main.unwrap_or_default()))
     }
 
     /// A request for a program without ports, ready when started, not restarted if that is possible.
-    pub fn bare(&self, id: &str, program: Program) -> SpawnConfigBuilder {
+    pub fn bare(&self, name: &str, program: Program) -> SpawnConfigBuilder {
         let modes = &self.survey.capabilities.restart_modes;
         let mode = [
             RestartMode::Never,
@@ -124,7 +165,7 @@ impl Context {
         .into_iter()
         .find(|mode| modes.contains(mode))
         .unwrap_or_default();
-        SpawnConfig::builder(id, program)
+        SpawnConfig::builder(self.id(name).as_str(), program)
             .ready(ReadyMode::Started)
             .restart(mode)
             .stop(StopPolicy {
@@ -270,6 +311,14 @@ impl Context {
         drop(platform);
         read_until(&mut stream, enough).await
     }
+}
+
+/// Six letters and digits that differ each time.
+fn tag() -> String {
+    crate::memory::random::<6>()
+        .iter()
+        .map(|byte| char::from(b"abcdefghijklmnopqrstuvwxyz012345"[usize::from(byte % 32)]))
+        .collect()
 }
 
 /// Reads on in a log until `enough` says so of what was read here.

@@ -1,7 +1,32 @@
 //! The suite on the in-memory platform and on every wrapper around it.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use grid_platform_api::{
+    Platform,
+    wrap::{Limit, Retry, Serial, Trace},
+};
+use grid_platform_testing::{Harness, MemoryHarness, Wrapped};
+
+fn wrapped<F>(name: &str, dress: F) -> Arc<dyn Harness>
+where
+    F: Fn(Arc<dyn Platform>) -> Arc<dyn Platform> + Clone + Send + Sync + 'static,
+{
+    Arc::new(Wrapped::new(name, Arc::new(MemoryHarness::new()), dress))
+}
 
 fn main() -> ExitCode {
-    grid_platform_testing::run(Vec::new())
+    let pause = Duration::from_millis(1);
+    grid_platform_testing::run(vec![
+        Arc::new(MemoryHarness::new()),
+        wrapped("memory-limit", |p| Arc::new(Limit::new(p, 4))),
+        wrapped("memory-retry", move |p| Arc::new(Retry::new(p, 3, pause))),
+        wrapped("memory-serial", |p| Arc::new(Serial::new(p))),
+        wrapped("memory-trace", |p| Arc::new(Trace::new(p))),
+        wrapped("memory-all", move |p| {
+            let limited = Arc::new(Limit::new(p, 8));
+            let patient = Arc::new(Retry::new(limited, 3, pause));
+            Arc::new(Trace::new(Arc::new(Serial::new(patient))))
+        }),
+    ])
 }
