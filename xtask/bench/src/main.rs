@@ -6,9 +6,13 @@
 )]
 
 mod http;
+mod process;
 mod stats;
 mod storage;
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -43,8 +47,10 @@ fn run(args: &Args) -> Result<()> {
         kernel()
     );
     println!("{}", stats::HEAD);
-    for row in storage::measure(rounds)? {
-        println!("{row}");
+    for measure in [process::measure, storage::measure] {
+        for row in measure(rounds)? {
+            println!("{row}");
+        }
     }
     Ok(())
 }
@@ -52,4 +58,13 @@ fn run(args: &Args) -> Result<()> {
 fn kernel() -> String {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
     release.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+}
+
+/// Writes a file that a power cut leaves whole: synced itself, and its name in its directory.
+fn durable_write(path: &Path, body: &[u8]) -> Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(body)?;
+    file.sync_all()?;
+    File::open(path.parent().unwrap_or(path))?.sync_all()?;
+    Ok(())
 }

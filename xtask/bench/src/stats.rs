@@ -1,7 +1,7 @@
 //! Durations, taken in turn and summed up.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::Result;
 
@@ -49,6 +49,13 @@ pub(crate) fn interleave(mut subjects: Vec<Subject<'_>>, rounds: usize) -> Resul
         .zip(taken)
         .map(|(subject, taken)| Row::new(subject.name, taken));
     Ok(rows.collect())
+}
+
+/// Runs the work and tells how long it took.
+pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
+    let start = Instant::now();
+    let done = work()?;
+    Ok((start.elapsed(), done))
 }
 
 impl Row {

@@ -1,17 +1,15 @@
 //! The built-in storage server: 1 KiB objects over HTTP, beside plain files made as durable.
 
 use std::cell::RefCell;
-use std::fs::File;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use grid_storage::{Server, StorageConfig};
 use tokio::sync::oneshot;
 
-use crate::Result;
 use crate::http::Connection;
-use crate::stats::{Row, Subject, interleave};
+use crate::stats::{Row, Subject, interleave, timed};
+use crate::{Result, durable_write};
 
 const BYTES: usize = 1024;
 
@@ -86,23 +84,9 @@ fn subjects<'a>(connection: &'a RefCell<Connection>, files: &'a Path) -> Vec<Sub
     ]
 }
 
-fn durable_write(path: &Path, body: &[u8]) -> Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    File::open(path.parent().unwrap_or(path))?.sync_all()?;
-    Ok(())
-}
-
 fn check(found: &[u8], expect: &[u8]) -> Result<()> {
     if found == expect {
         return Ok(());
     }
     Err("what was read is not what was written".into())
-}
-
-fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)> {
-    let start = Instant::now();
-    let done = work()?;
-    Ok((start.elapsed(), done))
 }
