@@ -14,6 +14,8 @@ struct Open {
     /// Documentation tests print a result for each way they are built; a program prints one, its last line.
     many: bool,
     counts: Option<Counts>,
+    /// Tests that said that they could not run, which libtest takes for passed.
+    not_run: u64,
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +47,12 @@ impl Tally {
             self.open(name, false);
         } else if let Some(name) = line.strip_prefix("Doc-tests ") {
             self.open(name, true);
-        } else if let Some(counts) = result(line)
-            && let Some(open) = &mut self.open
+        } else if let Some(open) = &mut self.open
+            && says_not_run(line)
+        {
+            open.not_run += 1;
+        } else if let Some(open) = &mut self.open
+            && let Some(counts) = result(line)
         {
             let before = open.counts.filter(|_| open.many).unwrap_or_default();
             open.counts = Some(Counts {
@@ -74,15 +80,17 @@ impl Tally {
             name: name.to_owned(),
             many,
             counts: None,
+            not_run: 0,
         });
     }
 
     fn close(&mut self) {
         let Some(open) = self.open.take() else { return };
         if let Some(counts) = open.counts {
-            self.total.passed += counts.passed;
+            let not_run = open.not_run.min(counts.passed);
+            self.total.passed += counts.passed - not_run;
             self.total.failed += counts.failed;
-            self.total.skipped += counts.skipped;
+            self.total.skipped += counts.skipped + not_run;
         } else {
             self.total.crashed.push(open.name);
             self.total.failed += 1;
@@ -125,6 +133,14 @@ fn result(line: &str) -> Option<Counts> {
         }
     }
     Some(sum)
+}
+
+/// Whether a test says `not run: NAME: needs WHAT`. One that is ignored by its runner has `test` at the line's start.
+fn says_not_run(line: &str) -> bool {
+    let said = line.split_once("not run: ");
+    said.is_some_and(|(before, what)| {
+        what.contains(": needs ") && (before.is_empty() || before.ends_with("... "))
+    })
 }
 
 /// The line without colours.
@@ -196,6 +212,20 @@ mod tests {
         );
         let none = Tally::default().finish(true);
         assert!(!none.is_success(), "a run of no test is not a success");
+    }
+
+    #[test]
+    fn a_test_that_says_it_could_not_run_did_not_pass() {
+        check(
+            "     Running unittests src/lib.rs (target/debug/deps/a-1)\n\
+             not run: a::b: needs root\n\
+             test a::c ... not run: a::c: needs a cgroup\n\
+             test [not run: no engine: needs one] x::y ... ignored\n\
+             test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n",
+            true,
+            "1 passed, 0 failed, 3 skipped",
+            &[],
+        );
     }
 
     #[test]
