@@ -1,0 +1,7 @@
+//! `grid doctor`.
+
+use crate::{context::Context, error::Result};
+
+pub(super) async fn run(_context: &Context) -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! `grid up`: a grid on this host.
+
+mod bring;
+mod detach;
+
+use std::sync::Arc;
+
+use grid_client::{Client, Node};
+use grid_platform_api::{ErrorKind, Failure, FailureReason};
+use serde::Serialize;
+
+pub(super) use detach::supervise_detached;
+
+use crate::{
+    args::{Format, UpArgs},
+    context::{Addresses, Context},
+    error::{Error, Result},
+    local::{AGENT_ID, Follower, Plan, RunLock, StateDir, Status, last_lines, supervise},
+    output, parts, render,
+};
+
+/// How many nodes the first `up` makes.
+const FIRST_NODES: u16 = 3;
+
+/// What `up` prints.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    state_dir: &'a std::path::Path,
+    token_file: std::path::PathBuf,
+    http: String,
+    grpc: String,
+    supervisor: Part,
+    master: Part,
+    agent: Part,
+    nodes: &'a [Node],
+}
+
+#[derive(Debug, Serialize)]
+struct Part {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'static str>,
+    pid: Option<u32>,
+}
+
+pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
+    let state = context.state()?;
+    state.prepare()?;
+    match RunLock::take(&state.lock("supervisor"))? {
+        Some(lock) if !args.detach => foreground(context, args, &state, lock).await,
+        Some(lock) => {
+            // The supervisor is a process of its own, which takes the lock for itself.
+            drop(lock);
+            let child = detach::start(context, args, &state)?;
+            let result = bring::up(args, &state, Some(child)).await;
+            match result {
+                Ok(up) => finish(context, args, &state, &up),
+                Err(error) => Err(give_up(&state, error).await),
+            }
+        }
+        None => {
+            let up = bring::up(args, &state, None).await?;
+            output::note("note: the grid was up already");
+            finish(context, args, &state, &up)
+        }
+    }
+}
+
+/// What came up.
+struct Up {
+    status: Status,
+    addresses: Addresses,
+    nodes: Vec<Node>,
+    /// A node that is not well, though the grid is up.
+    fault: Option<Error>,
+}
+
+/// Supervises in this process, showing the logs, until Ctrl-C or `grid down`.
+async fn foreground(
+    context: &Context,
+    args: &UpArgs,
+    state: &StateDir,
+    lock: RunLock,
+) -> Result<()> {
+    let plan = Plan {
+        state: state.clone(),
+        http: args.http,
+        grpc: args.grpc,
+        exe: parts::own_path()?,
+    };
+    for part in ["master", "agent"] {
+        let follower = Follower::at_end(state.log(part));
+        tokio::spawn(follower.run(move |line| output::note(&format!("{part:<6} | {line}"))));
+    }
+    let say = Arc::new(|text: &str| output::note(&format!("grid   | {text}")));
+    let mut supervisor = tokio::spawn(supervise(plan, lock, say));
+    let ended = |result: Result<Result<()>, tokio::task::JoinError>| match result {
+        Ok(result) => result,
+        Err(error) => Err(Error::failed("the supervisor failed").with_source(&error)),
+    };
+    tokio::select! {
+        result = &mut supervisor => return ended(result),
+        up = bring::up(args, state, None) => match up {
+            Ok(up) => {
+                if let Err(error) = finish(context, args, state, &up) {
+                    output::report(&error.report);
+                }
+                output::note("grid   | Ctrl-C takes the grid down as `grid down` does; data stays");
+            }
+            Err(error) => {
+                let error = give_up(state, error).await;
+                supervisor.await.ok();
+                return Err(error);
+            }
+        },
+    }
+    ended(supervisor.await)
+}
+
+/// A grid whose master or agent does not come up is taken down again; the error stays what it was.
+async fn give_up(state: &StateDir, error: Error) -> Error {
+    match super::down::take_down(state, false, &|_| {}).await {
+        Ok(_) => error,
+        Err(second) => {
+            output::report(&second.report);
+            error
+        }
+    }
+}
+
+fn finish(context: &Context, args: &UpArgs, state: &StateDir, up: &Up) -> Result<()> {
+    let report = Report {
+        state_dir: state.root(),
+        token_file: state.admin_token(),
+        http: format!("http://{}", up.addresses.http),
+        grpc: up.addresses.grpc.to_string(),
+        supervisor: Part {
+            id: None,
+            pid: Some(up.status.pid),
+        },
+        master: Part {
+            id: None,
+            pid: up.status.master.pid,
+        },
+        agent: Part {
+            id: Some(AGENT_ID),
+            pid: up.status.agent.pid,
+        },
+        nodes: &up.nodes,
+    };
+    output::show(context.format(), &report, text)?;
+    if context.format() == Format::Table {
+        output::note(&hints(context, args, &up.nodes));
+    }
+    match &up.fault {
+        None => Ok(()),
+        Some(fault) => Err(Error::from((*fault.report).clone()).with_exit(fault.exit)),
+    }
+}
+
+fn text(report: &Report<'_>) -> String {
+    let pid = |part: &Part| {
+        part.pid
+            .map_or_else(String::new, |pid| format!("pid {pid}"))
+    };
+    format!(
+        "The grid is up.\n\
+         \x20 supervisor  {}\n\
+         \x20 master      {}, {} for people, {} for agents\n\
+         \x20 {AGENT_ID:<10}  {}\n\
+         \x20 token       {}\n\n{}",
+        pid(&report.supervisor),
+        pid(&report.master),
+        report.http,
+        report.grpc,
+        pid(&report.agent),
+        report.token_file.display(),
+        render::nodes(report.nodes, false),
+    )
+}
+
+/// What to try next.
+fn hints(context: &Context, args: &UpArgs, nodes: &[Node]) -> String {
+    let again = context.again();
+    let mut text = String::from("\nTry:\n");
+    let stored = nodes
+        .iter()
+        .find_map(|node| Some((node, node.endpoint.as_ref()?)));
+    if let Some((node, endpoint)) = stored {
+        text.push_str(&format!(
+            "  curl -T FILE http://{endpoint}/v1/objects/KEY\n\
+             \x20 curl http://{endpoint}/v1/objects/KEY\n\
+             \x20 grid{again} logs -f {}\n",
+            node.id
+        ));
+    }
+    text.push_str(&format!("  grid{again} spawn --help\n"));
+    if args.detach {
+        text.push_str(&format!("  grid{again} down\n"));
+    }
+    text
+}
+
+/// Why a child does not come up, with its last words.
+fn no_start(state: &StateDir, child: &'static str, how: &str) -> Error {
+    let log = state.log(child);
+    let mut error = Error::new(
+        ErrorKind::SpawnFailed,
+        format!("the {child} does not come up: {how}"),
+    )
+    .with_hint(format!("Its log is `{}`.", log.display()));
+    let mut failure = Failure::new(FailureReason::Exited, how);
+    failure.log_tail = last_lines(&log, 10);
+    error.report.failure = Some(failure);
+    error
+}
+
+/// A client with the administrator's token of this state directory.
+fn local_client(state: &StateDir, addresses: &Addresses) -> Result<Client> {
+    let path = state.admin_token();
+    let token = std::fs::read_to_string(&path)
+        .map_err(|error| Error::io("read the token file", &path, &error))?;
+    Ok(Client::new(
+        &format!("http://{}", addresses.http),
+        Some(&token),
+    )?)
+}

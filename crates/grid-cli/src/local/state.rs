@@ -1,0 +1,224 @@
+//! The state directory of `grid up`.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use grid_platform_api::ErrorKind;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// What `grid up` makes in it; `down --purge` deletes these and nothing else.
+const PARTS: [&str; 5] = ["agent", "data", "logs", "master", "run"];
+const MARKER: &str = "grid.json";
+
+/// The state directory: where everything is that belongs to one local grid.
+#[derive(Clone, Debug)]
+pub(crate) struct StateDir {
+    root: PathBuf,
+}
+
+/// The file that says whose directory this is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Marker {
+    version: u32,
+    /// The first nodes were made; from then on the grid's own wishes say what there is.
+    nodes_made: bool,
+}
+
+impl StateDir {
+    /// `root` is absolute.
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn master(&self) -> PathBuf {
+        self.root.join("master")
+    }
+
+    pub(crate) fn agent(&self) -> PathBuf {
+        self.root.join("agent")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    pub(crate) fn log(&self, part: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{part}.log"))
+    }
+
+    pub(crate) fn run(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    pub(crate) fn lock(&self, part: &str) -> PathBuf {
+        self.run().join(format!("{part}.lock"))
+    }
+
+    pub(crate) fn token(&self, role: &str) -> PathBuf {
+        self.master().join("tokens").join(role)
+    }
+
+    pub(crate) fn admin_token(&self) -> PathBuf {
+        self.token("admin")
+    }
+
+    /// Whether `grid up` made it.
+    pub(crate) fn exists(&self) -> bool {
+        self.root.join(MARKER).exists()
+    }
+
+    /// Makes the directory and its parts.
+    ///
+    /// # Errors
+    /// It holds files of something else: a purge would delete them.
+    pub(crate) fn prepare(&self) -> Result<()> {
+        let make = |path: &Path, mode: u32| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(path)
+                .map_err(|error| {
+                    Error::io("make the directory", path, &error)
+                        .with_hint("Name one that can be written by `--state-dir DIR`.")
+                })
+        };
+        make(&self.root, 0o755)?;
+        if !self.exists() {
+            self.refuse_strangers()?;
+            self.write_marker(false)?;
+        }
+        // Programs that run as other users have to get through to their data.
+        make(&self.data(), 0o755)?;
+        for private in ["agent", "logs", "master", "run"] {
+            make(&self.root.join(private), 0o700)?;
+        }
+        Ok(())
+    }
+
+    fn refuse_strangers(&self) -> Result<()> {
+        let mut entries = fs::read_dir(&self.root)
+            .map_err(|error| Error::io("read the directory", &self.root, &error))?;
+        if entries.next().is_none() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::OwnedByOther,
+            format!(
+                "`{}` holds files that `grid up` did not make",
+                self.root.display()
+            ),
+        )
+        .with_hint(
+            "Name an empty directory, or one that does not exist yet, by `--state-dir DIR`.",
+        ))
+    }
+
+    /// Whether the first nodes were made.
+    pub(crate) fn nodes_made(&self) -> Result<bool> {
+        let path = self.root.join(MARKER);
+        let text = fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
+        let marker: Marker = serde_json::from_slice(&text).map_err(|error| {
+            Error::new(
+                ErrorKind::Corrupt,
+                format!("cannot understand `{}`", path.display()),
+            )
+            .with_source(&error)
+        })?;
+        if marker.version != 1 {
+            return Err(Error::new(
+                ErrorKind::Corrupt,
+                format!(
+                    "`{}` was made by another version of `grid`",
+                    self.root.display()
+                ),
+            )
+            .with_hint("Use the newer `grid`, or another `--state-dir DIR`."));
+        }
+        Ok(marker.nodes_made)
+    }
+
+    /// Notes that the first nodes were made.
+    pub(crate) fn set_nodes_made(&self) -> Result<()> {
+        self.write_marker(true)
+    }
+
+    fn write_marker(&self, nodes_made: bool) -> Result<()> {
+        let path = self.root.join(MARKER);
+        let fresh = self.root.join("grid.json.new");
+        let text = serde_json::to_vec(&Marker {
+            version: 1,
+            nodes_made,
+        })
+        .unwrap_or_default();
+        let write = || {
+            fs::write(&fresh, &text)?;
+            fs::File::open(&fresh)?.sync_all()?;
+            fs::rename(&fresh, &path)?;
+            fs::File::open(&self.root)?.sync_all()
+        };
+        write().map_err(|error| Error::io("write", &path, &error))
+    }
+
+    /// Deletes the directory: what `grid up` made, and then the directory if nothing else is in it.
+    pub(crate) fn delete(&self) -> Result<()> {
+        let absent = |result: io::Result<()>, path: &Path| match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(Error::io("delete", path, &error))
+            }
+            _ => Ok(()),
+        };
+        for part in PARTS {
+            let path = self.root.join(part);
+            absent(fs::remove_dir_all(&path), &path)?;
+        }
+        for file in [MARKER, "grid.json.new"] {
+            let path = self.root.join(file);
+            absent(fs::remove_file(&path), &path)?;
+        }
+        match fs::remove_dir(&self.root) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            result => absent(result, &self.root),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strangers_directory_is_refused_and_never_deleted() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("data")).unwrap();
+        let error = StateDir::new(dir.path().into()).prepare().unwrap_err();
+        assert_eq!(error.report.kind, ErrorKind::OwnedByOther);
+        assert!(dir.path().join("data").exists());
+    }
+
+    #[test]
+    fn what_was_made_is_deleted_and_what_was_added_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("grid"));
+        state.prepare().unwrap();
+        assert!(!state.nodes_made().unwrap());
+        state.set_nodes_made().unwrap();
+        state.prepare().unwrap();
+        assert!(state.nodes_made().unwrap());
+        fs::write(state.root().join("notes.txt"), "mine").unwrap();
+        state.delete().unwrap();
+        assert_eq!(fs::read_dir(state.root()).unwrap().count(), 1);
+        fs::remove_file(state.root().join("notes.txt")).unwrap();
+        state.delete().unwrap();
+        assert!(!state.root().exists());
+        state.delete().unwrap();
+    }
+}

@@ -1,0 +1,261 @@
+//! What the master tells, as people read it. Pure.
+
+use grid_client::{Agent, AgentState, Data, Desired, Event, Node, Role, Token, Usage};
+use grid_platform_api::Failure;
+
+use crate::table::{Table, cell, labels, size};
+
+/// The nodes as a table.
+pub(crate) fn nodes(nodes: &[Node], wide: bool) -> String {
+    if nodes.is_empty() {
+        return "There are no nodes. `grid spawn` makes one.\n".to_owned();
+    }
+    if wide {
+        let mut table = Table::new([
+            "ID", "AGENT", "PLATFORM", "STATE", "HEALTH", "ENDPOINT", "PID", "RESTARTS", "STARTED",
+            "DATA", "LABELS",
+        ]);
+        for node in nodes {
+            table.row([
+                node.id.to_string(),
+                node.agent.clone(),
+                cell(node.platform.as_ref()),
+                state(node),
+                node.health.clone(),
+                cell(node.endpoint.as_ref()),
+                cell(node.pid),
+                node.restarts.to_string(),
+                cell(node.started_at.as_ref()),
+                cell(node.data_path.as_ref()),
+                labels(&node.labels),
+            ]);
+        }
+        return table.render();
+    }
+    let mut table = Table::new([
+        "ID", "AGENT", "PLATFORM", "STATE", "HEALTH", "ENDPOINT", "PID", "RESTARTS",
+    ]);
+    for node in nodes {
+        table.row([
+            node.id.to_string(),
+            node.agent.clone(),
+            cell(node.platform.as_ref()),
+            state(node),
+            node.health.clone(),
+            cell(node.endpoint.as_ref()),
+            cell(node.pid),
+            node.restarts.to_string(),
+        ]);
+    }
+    table.render()
+}
+
+/// The state, and what is wanted instead where that is not under way by itself.
+fn state(node: &Node) -> String {
+    let state = node.state.as_str();
+    match node.desired {
+        Desired::Removed => format!("{state} (removing)"),
+        Desired::Unmanaged => format!("{state} (unmanaged)"),
+        Desired::Running | Desired::Stopped => state.to_owned(),
+    }
+}
+
+/// One node, a fact a line.
+pub(crate) fn node(node: &Node, usage: Option<&Usage>) -> String {
+    let mut facts = Facts::default();
+    facts.add("id", Some(&node.id));
+    facts.add("agent", Some(&node.agent));
+    facts.add("platform", node.platform.as_ref());
+    facts.add("state", Some(state(node)));
+    facts.add("health", Some(&node.health));
+    facts.add("health message", node.health_message.as_ref());
+    facts.add("endpoint", node.endpoint.as_ref());
+    let ports = node.ports.iter().filter(|(name, _)| *name != "main");
+    for (name, port) in ports {
+        facts.add(&format!("port {name}"), Some(port));
+    }
+    facts.add("pid", node.pid);
+    facts.add("restarts", Some(node.restarts));
+    facts.add("data", node.data_path.as_ref());
+    facts.add("labels", some_text(labels(&node.labels)));
+    if let Some(usage) = usage {
+        facts.add("memory", some_text(memory(usage)));
+        facts.add("cpu time", usage.cpu_time_ms.map(seconds));
+        facts.add("disk", usage.disk_bytes.map(size));
+        facts.add("processes", usage.processes);
+    }
+    facts.add("created", node.created_at.as_ref());
+    facts.add("started", node.started_at.as_ref());
+    facts.add("finished", node.finished_at.as_ref());
+    facts.add(
+        "generation",
+        Some(if node.generation == node.observed_generation {
+            node.generation.to_string()
+        } else {
+            format!(
+                "{} (the agent has acted on {})",
+                node.generation, node.observed_generation
+            )
+        }),
+    );
+    facts.add("ended with", node.exit);
+    if let Some(error) = &node.error {
+        facts.add("error", Some(&error.message));
+        facts.add("hint", error.hint.as_ref());
+    }
+    let mut text = facts.render();
+    if let Some(failure) = &node.failure {
+        text.push_str(&failed(failure));
+    }
+    text
+}
+
+fn failed(failure: &Failure) -> String {
+    let mut text = format!("last failure: {} ({})\n", failure.message, failure.reason);
+    for line in &failure.log_tail {
+        text.push_str(&format!("  {line}\n"));
+    }
+    text
+}
+
+/// What a node uses.
+pub(crate) fn usage(usage: &Usage) -> String {
+    let mut facts = Facts::default();
+    facts.add("at", Some(&usage.at));
+    facts.add("memory", some_text(memory(usage)));
+    facts.add("cpu time", usage.cpu_time_ms.map(seconds));
+    facts.add("disk", usage.disk_bytes.map(size));
+    facts.add("processes", usage.processes);
+    facts.render()
+}
+
+fn memory(usage: &Usage) -> String {
+    match (usage.memory_bytes, usage.memory_limit_bytes) {
+        (Some(used), Some(limit)) => format!("{} of {}", size(used), size(limit)),
+        (Some(used), None) => size(used),
+        _ => String::new(),
+    }
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{:03} s", millis / 1000, millis % 1000)
+}
+
+/// The agents as a table.
+pub(crate) fn agents(agents: &[Agent]) -> String {
+    if agents.is_empty() {
+        return "There are no agents. `grid up` starts one; `grid token create --role agent` lets another in.\n"
+            .to_owned();
+    }
+    let mut table = Table::new([
+        "ID",
+        "STATE",
+        "PLATFORM",
+        "NODES",
+        "MEMORY",
+        "VERSION",
+        "LAST SEEN",
+        "LABELS",
+    ]);
+    for agent in agents {
+        let state = match (agent.state, agent.cordoned) {
+            (AgentState::Ready, false) => "ready",
+            (AgentState::Ready, true) => "ready (cordoned)",
+            (AgentState::Lost, false) => "lost",
+            (AgentState::Lost, true) => "lost (cordoned)",
+        };
+        table.row([
+            agent.id.clone(),
+            state.to_owned(),
+            agent.platform.clone(),
+            match agent.max_storage_nodes {
+                0 => agent.nodes.to_string(),
+                max => format!("{}/{max}", agent.nodes),
+            },
+            match agent.memory_mb {
+                0 => String::new(),
+                mib => size(mib << 20),
+            },
+            agent.version.clone(),
+            cell(agent.last_seen.as_ref()),
+            labels(&agent.labels),
+        ]);
+    }
+    table.render()
+}
+
+/// Data as a table.
+pub(crate) fn data(data: &[Data]) -> String {
+    if data.is_empty() {
+        return "There is no data.\n".to_owned();
+    }
+    let mut table = Table::new(["NODE", "AGENT", "IN USE", "SIZE", "LOCATION"]);
+    for item in data {
+        table.row([
+            item.node.to_string(),
+            item.agent.clone(),
+            if item.in_use { "yes" } else { "no" }.to_owned(),
+            cell(item.bytes.map(size)),
+            if item.created_by_platform {
+                item.location.clone()
+            } else {
+                format!("{} (not made by the platform)", item.location)
+            },
+        ]);
+    }
+    table.render()
+}
+
+/// Tokens as a table.
+pub(crate) fn tokens(tokens: &[Token]) -> String {
+    let mut table = Table::new(["ID", "ROLE", "CREATED", "BOUND TO", "NOTE"]);
+    for token in tokens {
+        table.row([
+            token.id.clone(),
+            Role::as_str(token.role).to_owned(),
+            token.created_at.clone(),
+            cell(token.install_id.as_ref()),
+            cell(token.note.as_ref()),
+        ]);
+    }
+    table.render()
+}
+
+/// An event as a line.
+pub(crate) fn event(event: &Event) -> String {
+    let about = match (&event.node, &event.agent) {
+        (Some(node), _) => format!(" {node}"),
+        (None, Some(agent)) => format!(" {agent}"),
+        (None, None) => String::new(),
+    };
+    let message = event.message.replace(|c: char| c.is_control(), " ");
+    format!(
+        "{} {:>5} {:<16}{about}: {message}\n",
+        event.at, event.id, event.kind
+    )
+}
+
+fn some_text(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// Names and values, aligned.
+#[derive(Default)]
+struct Facts(Vec<(String, String)>);
+
+impl Facts {
+    fn add<T: ToString>(&mut self, name: &str, value: Option<T>) {
+        if let Some(value) = value {
+            let text = value.to_string().replace(|c: char| c.is_control(), " ");
+            self.0.push((name.to_owned(), text));
+        }
+    }
+
+    fn render(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        self.0
+            .iter()
+            .map(|(name, value)| format!("{name:<width$}  {value}\n"))
+            .collect()
+    }
+}
