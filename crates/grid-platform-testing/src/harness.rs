@@ -17,6 +17,12 @@ pub trait Harness: Send + Sync + 'static {
     /// The first part of the tests' names: `process`, `docker`, `memory-limit`.
     fn name(&self) -> &str;
 
+    /// Whether its platforms live in tokio's time alone, with no system beneath them. Then a case runs in paused time,
+    /// where every wait is over as soon as nothing else can happen.
+    fn is_simulated(&self) -> bool {
+        false
+    }
+
     /// What this kind of platform can do here; asked once, before the first case.
     ///
     /// # Errors
@@ -235,6 +241,10 @@ where
 {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn is_simulated(&self) -> bool {
+        self.inner.is_simulated()
     }
 
     async fn survey(&self) -> Outcome<Survey> {

@@ -18,7 +18,7 @@ pub use failed::{Failed, Outcome};
 pub use harness::{BadProgram, Boot, Fixture, Harness, LiveProcess, PortHold, Survey, Wrapped};
 pub use host::{HostPlace, parse_boot};
 pub use memory::{Flaw, MemoryHarness, MemoryPlatform, World};
-pub use run::{Suite, run, run_case};
+pub use run::{Suite, check_case, run};
 
 /// The path of the probe program on this host: see [`probe`].
 ///

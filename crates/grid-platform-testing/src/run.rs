@@ -59,7 +59,7 @@ impl Suite {
     }
 
     fn trials(self) -> Outcome<Vec<Trial>> {
-        let runtime = runtime()?;
+        let runtime = runtime(false)?;
         let mut trials = Vec::new();
         for harness in self.harnesses {
             let survey = runtime.block_on(harness.survey());
@@ -91,8 +91,8 @@ fn trial(harness: &Arc<dyn Harness>, case: &'static Case, survey: &Outcome<Surve
         (None, Ok(survey)) => {
             let (harness, survey) = (Arc::clone(harness), survey.clone());
             Trial::test(name, move || {
-                let outcome =
-                    runtime().and_then(|rt| rt.block_on(run_case(&*harness, case, &survey)));
+                let outcome = runtime(harness.is_simulated())
+                    .and_then(|rt| rt.block_on(run_case(&*harness, case, &survey)));
                 outcome.map_err(|failed| failed.to_string().into())
             })
         }
@@ -108,18 +108,28 @@ fn trial(harness: &Arc<dyn Harness>, case: &'static Case, survey: &Outcome<Surve
     }
 }
 
-fn runtime() -> Outcome<Runtime> {
-    Ok(Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?)
+fn runtime(simulated: bool) -> Outcome<Runtime> {
+    if simulated {
+        let mut paused = Builder::new_current_thread();
+        return Ok(paused.enable_all().start_paused(true).build()?);
+    }
+    let mut real = Builder::new_multi_thread();
+    Ok(real.worker_threads(2).enable_all().build()?)
 }
 
-/// Runs one case in a fresh fixture and cleans up behind it, whatever happens.
+/// Runs one case in a fresh fixture and a runtime of its own, as [`run`] does.
 ///
 /// # Errors
 /// What the case found, and what the platform left behind.
-pub async fn run_case(harness: &dyn Harness, case: &Case, survey: &Survey) -> Outcome {
+pub fn check_case(harness: &dyn Harness, case: &Case) -> Outcome {
+    runtime(harness.is_simulated())?.block_on(async {
+        let survey = harness.survey().await?;
+        run_case(harness, case, &survey).await
+    })
+}
+
+/// Runs one case and cleans up behind it, whatever happens.
+async fn run_case(harness: &dyn Harness, case: &Case, survey: &Survey) -> Outcome {
     let fixture = harness
         .fixture()
         .await

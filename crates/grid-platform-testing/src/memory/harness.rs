@@ -41,6 +41,10 @@ impl Harness for MemoryHarness {
         super::NAME
     }
 
+    fn is_simulated(&self) -> bool {
+        true
+    }
+
     async fn survey(&self) -> Outcome<Survey> {
         let mut survey = Survey::new(World::new().open().capabilities());
         survey.log_budget = Some(LOG_BUDGET);

@@ -5,18 +5,32 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use grid_platform_api::{Exit, NodeId, OwnerId};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 
 use super::program::{self, Image};
 use crate::{Boot, LiveProcess, PortHold};
 
 /// The host of a [`World`](super::World).
-#[derive(Default)]
 pub(crate) struct Kernel {
     table: Mutex<Table>,
+    /// When it was made, by tokio's clock and by the wall's.
+    made: (Instant, SystemTime),
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self {
+            table: Mutex::default(),
+            made: (Instant::now(), SystemTime::now()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -90,6 +104,13 @@ pub(crate) struct End {
 impl Kernel {
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The host's time, in milliseconds since 1970. It goes by tokio's clock, so that it stands still with it.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let now = self.made.1 + self.made.0.elapsed();
+        let since = now.duration_since(UNIX_EPOCH);
+        since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Starts a program.

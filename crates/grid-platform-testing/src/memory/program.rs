@@ -1,11 +1,6 @@
 //! Simulated programs: the probe, and a plain server for every other name.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use grid_platform_api::{Exit, LogSource, Place, SecretValue};
 use tokio::{sync::mpsc, time::sleep};
@@ -229,13 +224,12 @@ impl Running<'_> {
     }
 
     fn record_boot(&mut self) -> Result<(), End> {
-        let at = SystemTime::now().duration_since(UNIX_EPOCH);
         let boot = Boot {
             number: 0,
             pid: self.pid,
             start_time: u64::from(self.pid),
             uid: self.image.user,
-            at_ms: at.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            at_ms: self.kernel.now_ms(),
             argv: self.image.argv.clone(),
             env_names: self.image.env.keys().cloned().collect(),
         };
