@@ -1,0 +1,400 @@
+//! Data directories: made, claimed and deleted relative to handles, through no link.
+
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use grid_platform_api::{ErrorKind, NodeId, NodeUid, OwnerId, Result};
+use rustix::fs::{AtFlags, FileType, Gid, Uid};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config::ProcessConfig,
+    error::{Context, error},
+    sys::files::{self, Durable},
+};
+
+/// The file in a data directory that says whose it is. Without it the adapter did not make the directory.
+pub(crate) const MARKER: &str = ".sutra-grid";
+const MARKER_MAX: usize = 64 * 1024;
+
+/// What the marker says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Marker {
+    pub(crate) owner: OwnerId,
+    pub(crate) node_id: NodeId,
+    /// The incarnation that it was made for; later ones of the id use it again.
+    pub(crate) uid: NodeUid,
+}
+
+/// A place beneath one of the allowed roots.
+pub(crate) struct Site {
+    root: PathBuf,
+    below: PathBuf,
+}
+
+/// What stands at a site.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// A directory with a marker.
+    Marked(Marker),
+    /// A directory that somebody else made.
+    Unmarked,
+}
+
+impl Site {
+    /// The place of `path`, which the settings must allow.
+    ///
+    /// # Errors
+    /// `NotAllowed` outside the roots.
+    pub(crate) fn of(config: &ProcessConfig, path: &Path) -> Result<Self> {
+        // What the adapter chooses itself is always allowed.
+        let roots = config
+            .roots()
+            .into_iter()
+            .chain([config.data_path.as_path()]);
+        for root in roots {
+            if let Ok(below) = path.strip_prefix(root) {
+                return Ok(Self {
+                    root: root.to_owned(),
+                    // Without doubled slashes and dots.
+                    below: below
+                        .components()
+                        .filter(|it| matches!(it, Component::Normal(_)))
+                        .collect(),
+                });
+            }
+        }
+        let allowed: Vec<String> = config
+            .roots()
+            .iter()
+            .map(|it| format!("`{}`", it.display()))
+            .collect();
+        Err(error(
+            ErrorKind::NotAllowed,
+            format!(
+                "the data path `{}` is outside the storage roots",
+                path.display()
+            ),
+        )
+        .with_hint(format!(
+            "Use a path beneath {}, or add a root to `storage_roots` in the agent's settings.",
+            allowed.join(" or ")
+        )))
+    }
+
+    /// The whole path.
+    pub(crate) fn path(&self) -> PathBuf {
+        if self.below.as_os_str().is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(&self.below)
+        }
+    }
+
+    fn open_root(&self) -> io::Result<OwnedFd> {
+        files::open_dir(&self.root)
+    }
+
+    /// The directory itself.
+    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+        files::open_dir_beneath(self.open_root()?, &self.below)
+    }
+
+    /// The directory that holds it, and its name there.
+    fn open_parent(&self) -> io::Result<(OwnedFd, OsString)> {
+        let (Some(parent), Some(name)) = (self.below.parent(), self.below.file_name()) else {
+            return Err(io::Error::from_raw_os_error(libc::EBUSY));
+        };
+        let parent = files::open_dir_beneath(self.open_root()?, parent)?;
+        Ok((parent, name.to_owned()))
+    }
+
+    /// Looks what is there.
+    ///
+    /// # Errors
+    /// `NotAllowed` for a link or a file on the way; `OwnedByOther` for a marker that cannot be understood.
+    pub(crate) fn look(&self) -> Result<Found> {
+        match self.open() {
+            Ok(dir) => self.look_in(dir),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(e) => Err(self.refused(e)),
+        }
+    }
+
+    fn look_in(&self, dir: impl AsFd) -> Result<Found> {
+        let path = self.path();
+        match files::read_at(dir, MARKER, MARKER_MAX) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Found::Marked)
+                .map_err(|e| {
+                    error(
+                        ErrorKind::OwnedByOther,
+                        format!("`{}/{MARKER}` cannot be understood", path.display()),
+                    )
+                    .with_source(e)
+                    .with_hint("Look whose the directory is, or choose another `storage_path`.")
+                }),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Unmarked),
+            Err(e) => Err(crate::error::refused(
+                format!("read `{}/{MARKER}`", path.display()),
+                e,
+            )),
+        }
+    }
+
+    fn refused(&self, source: io::Error) -> grid_platform_api::Error {
+        let path = self.path();
+        let not_allowed = match source.raw_os_error() {
+            Some(libc::ELOOP) => error(
+                ErrorKind::NotAllowed,
+                format!("the data path `{}` leads through a link", path.display()),
+            )
+            .with_hint("Name the directory itself: links beneath a storage root are not followed."),
+            Some(libc::ENOTDIR) => error(
+                ErrorKind::NotAllowed,
+                format!("the data path `{}` leads through a file", path.display()),
+            )
+            .with_hint("Choose another `storage_path`."),
+            Some(libc::EXDEV) => error(
+                ErrorKind::NotAllowed,
+                format!("the data path `{}` leads out of its root", path.display()),
+            )
+            .with_hint("Choose another `storage_path`."),
+            _ => {
+                let what = format!("open the data path `{}`", path.display());
+                return crate::error::refused(what, source);
+            }
+        };
+        not_allowed.with_source(source)
+    }
+
+    /// Looks, and refuses what a node must not use.
+    ///
+    /// # Errors
+    /// `OwnedByOther` when it was made for another owner or node.
+    pub(crate) fn check(&self, owner: &OwnerId, id: &NodeId) -> Result<Found> {
+        let found = self.look()?;
+        if let Found::Marked(marker) = &found {
+            let path = self.path();
+            let whose = if marker.owner != *owner {
+                "another agent".to_owned()
+            } else if marker.node_id != *id {
+                format!("the node `{}`", marker.node_id)
+            } else {
+                return Ok(found);
+            };
+            return Err(error(
+                ErrorKind::OwnedByOther,
+                format!("the data path `{}` was made for {whose}", path.display()),
+            )
+            .with_hint(
+                "Choose another `storage_path`; `grid data ls` shows whose data is where.",
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Makes the directory if it is not there. It appears whole, with its marker, or not at all.
+    /// Gives whether it, or any directory on the way to it, was made.
+    pub(crate) fn ensure(&self, marker: &Marker, user: Option<(u32, u32)>) -> Result<bool> {
+        if self.check(&marker.owner, &marker.node_id)? != Found::Nothing {
+            return Ok(false);
+        }
+        let what = format!("make the data path `{}`", self.path().display());
+        self.make_parents().map_err(|e| self.refused(e))?;
+        let (parent, name) = self.open_parent().map_err(|e| self.refused(e))?;
+        let temporary = format!("{MARKER}-new-{}", marker.uid);
+        files::remove_tree(&parent, &temporary).cannot(&what)?;
+        files::make_dir_at(&parent, &temporary, 0o700).cannot(&what)?;
+        let made = || -> io::Result<bool> {
+            let dir = files::open_dir_at(&parent, &temporary)?;
+            let text = serde_json::to_vec(marker)?;
+            files::write_new(&dir, MARKER, &text, 0o644, Durable::Yes)?;
+            if let Some((uid, gid)) = user {
+                rustix::fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+            }
+            let made = files::rename_new(&parent, &temporary, &parent, &name)?;
+            files::sync(&parent)?;
+            Ok(made)
+        };
+        match made() {
+            Ok(true) => Ok(true),
+            other => {
+                // Best effort: the name is never taken for data.
+                let _ = files::remove_tree(&parent, &temporary);
+                other.cannot(&what)?;
+                // Somebody was faster: look at what he made.
+                self.check(&marker.owner, &marker.node_id).map(|_| false)
+            }
+        }
+    }
+
+    fn make_parents(&self) -> io::Result<()> {
+        let Some(parents) = self.below.parent() else {
+            return Ok(());
+        };
+        let mut at = self.open_root()?;
+        for part in parents {
+            match files::open_dir_beneath(&at, Path::new(part)) {
+                Ok(next) => at = next,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    files::make_dir_at(&at, part, 0o755)?;
+                    at = files::open_dir_beneath(&at, Path::new(part))?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the directory, if the marker says that it was made for this owner and node. By another name first:
+    /// a crash leaves all of it or a name that [`finish`](Self::finish_purge) finds.
+    ///
+    /// # Errors
+    /// `OwnedByOther`; the system's refusals.
+    pub(crate) fn purge(&self, owner: &OwnerId, id: &NodeId, uid: &NodeUid) -> Result<()> {
+        if matches!(self.check(owner, id)?, Found::Marked(_)) {
+            let what = format!("delete the data path `{}`", self.path().display());
+            let (parent, name) = self.open_parent().cannot(&what)?;
+            rustix::fs::renameat(&parent, &name, &parent, trash(uid)).cannot(&what)?;
+        }
+        self.finish_purge(uid)
+    }
+
+    /// Deletes what an interrupted purge left.
+    pub(crate) fn finish_purge(&self, uid: &NodeUid) -> Result<()> {
+        let what = format!("delete the data path `{}`", self.path().display());
+        match self.open_parent() {
+            Ok((parent, _)) => files::remove_tree(&parent, trash(uid)).cannot(what),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            // A root itself was never made by us.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) => Ok(()),
+            Err(e) => Err(self.refused(e)),
+        }
+    }
+
+    /// What the directory takes on disk, in bytes; a file of several names counts once.
+    pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
+        let top = self.open()?;
+        let mut total = 0_u64;
+        let mut linked = std::collections::BTreeSet::new();
+        let mut open = vec![PathBuf::new()];
+        while let Some(path) = open.pop() {
+            // What goes away while it is counted is no error.
+            let Ok(dir) = files::open_dir_beneath(&top, &path) else {
+                continue;
+            };
+            for name in files::names(&dir)? {
+                let stat = rustix::fs::statat(&dir, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+                let Ok(stat) = stat else { continue };
+                let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                if is_dir {
+                    open.push(path.join(&name));
+                } else if stat.st_nlink > 1 && !linked.insert((stat.st_dev, stat.st_ino)) {
+                    continue;
+                }
+                // Blocks are of 512 bytes, whatever the file system's own size (stat(2)).
+                total = total.saturating_add(
+                    u64::try_from(stat.st_blocks)
+                        .unwrap_or(0)
+                        .saturating_mul(512),
+                );
+            }
+        }
+        Ok(total)
+    }
+}
+
+fn trash(uid: &NodeUid) -> String {
+    format!("{MARKER}-trash-{uid}")
+}
+
+/// Whether one path is the other or lies in it.
+pub(crate) fn overlap(a: &Path, b: &Path) -> bool {
+    a.starts_with(b) || b.starts_with(a)
+}
+
+/// What is remembered of data whose node was removed: `data/<path's hash>.json`, one file each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) node_id: NodeId,
+    pub(crate) uid: NodeUid,
+    pub(crate) path: PathBuf,
+    /// It is being deleted.
+    pub(crate) purge: bool,
+}
+
+/// The memory of kept data.
+pub(crate) struct KeptData {
+    dir: OwnedFd,
+}
+
+impl KeptData {
+    pub(crate) fn open(state: impl AsFd) -> Result<Self> {
+        files::make_dir_at(&state, "data", 0o700).cannot("make the list of kept data")?;
+        let dir = files::open_dir_at(&state, "data").cannot("open the list of kept data")?;
+        Ok(Self { dir })
+    }
+
+    fn name(kept: &Kept) -> String {
+        // One file a path: FNV-1a, and the node's id so that people find their way.
+        let hash = kept
+            .path
+            .as_os_str()
+            .as_bytes()
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        format!("{}-{hash:016x}.json", kept.node_id)
+    }
+
+    /// Remembers, durably.
+    pub(crate) fn put(&self, kept: &Kept) -> Result<()> {
+        let what = format!("remember the data of the node `{}`", kept.node_id);
+        let text = serde_json::to_vec(kept)
+            .map_err(io::Error::from)
+            .cannot(&what)?;
+        files::replace_at(&self.dir, &Self::name(kept), &text, 0o600, Durable::Yes).cannot(what)
+    }
+
+    /// Forgets.
+    pub(crate) fn forget(&self, kept: &Kept) -> Result<()> {
+        files::remove_at(&self.dir, Self::name(kept))
+            .and_then(|()| files::sync(&self.dir))
+            .cannot(format!("forget the data of the node `{}`", kept.node_id))
+    }
+
+    /// All that is remembered, by path.
+    pub(crate) fn all(&self) -> Result<BTreeMap<PathBuf, Kept>> {
+        let mut all = BTreeMap::new();
+        for name in files::names(&self.dir).cannot("read the list of kept data")? {
+            let is_entry = Path::new(&name).extension() == Some(OsStr::new("json"));
+            let read = files::read_at(&self.dir, &name, MARKER_MAX).ok();
+            let kept = read.and_then(|it| serde_json::from_slice::<Kept>(&it).ok());
+            match kept {
+                Some(kept) if is_entry => {
+                    all.insert(kept.path.clone(), kept);
+                }
+                _ if is_entry => {
+                    tracing::warn!(file = %name.display(), "an entry of the list of kept data cannot be understood")
+                }
+                _ => {}
+            }
+        }
+        Ok(all)
+    }
+}
+
+#[cfg(test)]
+#[path = "data_tests.rs"]
+mod tests;

@@ -1,0 +1,74 @@
+//! The system's errors as the contract's.
+
+use std::{fmt::Display, io};
+
+use grid_platform_api::{Error, ErrorKind};
+
+/// The platform's name in errors, nodes and settings.
+pub(crate) const PLATFORM: &str = "process";
+
+/// Says what could not be done when the system refused it.
+pub(crate) trait Context<T> {
+    /// The value, or an error whose primary line is `cannot <what>`.
+    fn cannot(self, what: impl Display) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+    fn cannot(self, what: impl Display) -> Result<T, Error> {
+        self.map_err(|error| refused(what, error.into()))
+    }
+}
+
+/// The error of a refusal by the system.
+pub(crate) fn refused(what: impl Display, error: io::Error) -> Error {
+    let (kind, hint) = match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => (
+            ErrorKind::Exhausted,
+            Some("Free some disk space, or raise the quota."),
+        ),
+        Some(libc::EMFILE | libc::ENFILE) => (
+            ErrorKind::Exhausted,
+            Some(
+                "Raise the limit of open files (`ulimit -n`): each running node takes one descriptor of its agent.",
+            ),
+        ),
+        Some(libc::ENOMEM | libc::EAGAIN) => (ErrorKind::Exhausted, None),
+        Some(libc::EACCES | libc::EPERM | libc::EROFS) => (ErrorKind::PermissionDenied, None),
+        Some(libc::ENOSYS) => (
+            ErrorKind::Unsupported,
+            Some("The process platform needs Linux 5.10 or later."),
+        ),
+        _ => (ErrorKind::Internal, None),
+    };
+    let failed = Error::new(kind, format!("cannot {what}"))
+        .with_platform(PLATFORM)
+        .with_source(error);
+    match hint {
+        Some(hint) => failed.with_hint(hint),
+        None => failed,
+    }
+}
+
+/// An error of this platform.
+pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
+    Error::new(kind, message).with_platform(PLATFORM)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_follow_the_systems_number() {
+        let check = |errno: i32, expect: ErrorKind| {
+            let error = refused("write `x`", io::Error::from_raw_os_error(errno));
+            assert_eq!(error.kind(), expect, "{errno}");
+            assert_eq!(error.to_string(), "cannot write `x`");
+        };
+        check(libc::ENOSPC, ErrorKind::Exhausted);
+        check(libc::EMFILE, ErrorKind::Exhausted);
+        check(libc::EACCES, ErrorKind::PermissionDenied);
+        check(libc::ENOSYS, ErrorKind::Unsupported);
+        check(libc::EIO, ErrorKind::Internal);
+    }
+}

@@ -1,0 +1,672 @@
+//! Spawn, stop and remove. What cannot be taken back half-way runs to its end in its node's turn, also when the
+//! call that began it is dropped; between two such steps a drop is what a crash is, and the next call mends it.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use grid_platform_api::{
+    DataPolicy, Digest, Error, ErrorKind, Failure, FailureReason, NodeData, NodeId, NodeUid,
+    Program, Result, SpawnConfig, SpawnedNode, Timestamp,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    data::{self, Found, Kept, Site},
+    error::{Context, PLATFORM, error},
+    install::random,
+    intent::{self, Goal, Intent},
+    launch::{self, Sweep},
+    node::{Node, Situation},
+    platform::{Inner, Turn},
+    ports, ready,
+    store::NodeDir,
+    supervise::{self, Asked},
+    sweep,
+    sys::files,
+    translate::Shim,
+};
+
+/// How long after the last signal an end may take until it counts as unconfirmed.
+const KILL_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs what blocks on the disk beside the runtime's own threads, to its end.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    joined(tokio::task::spawn_blocking(work).await)
+}
+
+/// Runs to its end, also when the caller is dropped; not beyond the platform's.
+async fn detached<T: Send + 'static>(
+    inner: &Inner,
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let mut closing = inner.closing.clone();
+    let task = tokio::spawn(async move {
+        tokio::select! {
+            biased;
+            _ = closing.changed() => Err(error(ErrorKind::Unavailable, "the platform was closed")),
+            result = work => result,
+        }
+    });
+    joined(task.await)
+}
+
+fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.unwrap_or_else(|e| {
+        Err(error(ErrorKind::Internal, "a step of the call did not end").with_source(e))
+    })
+}
+
+/// [`Platform::spawn_node`](grid_platform_api::Platform::spawn_node).
+pub(crate) async fn spawn(inner: &Arc<Inner>, config: SpawnConfig) -> Result<SpawnedNode> {
+    config.validate()?;
+    check_supported(inner, &config)?;
+    let id = config.node_id.clone();
+    let call = spawn_in_turn(Arc::clone(inner), config);
+    inner.locks.interruptible(&id, call).await
+}
+
+/// Refuses what this platform or its settings do not have.
+fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
+    let unsupported =
+        |what: &str, hint: &str| Err(Error::unsupported(PLATFORM, what).with_hint(hint));
+    if matches!(config.program, Program::Image { .. }) {
+        return unsupported(
+            "run an image",
+            "Name a program of the host, or use the `docker` or the `kubernetes` platform.",
+        );
+    }
+    if config.storage_size_mb.is_some() {
+        return unsupported(
+            "limit the size of the data",
+            "Leave `storage_size_mb` out, or put the storage root on a volume of that size.",
+        );
+    }
+    let can = inner.capabilities();
+    let limits = [
+        (
+            "memory_limit_mb",
+            config.memory_limit_mb.is_some(),
+            can.memory_limit,
+        ),
+        (
+            "cpu_limit_millis",
+            config.cpu_limit_millis.is_some(),
+            can.cpu_limit,
+        ),
+        ("pids_limit", config.pids_limit.is_some(), can.pids_limit),
+    ];
+    for (name, wanted, can) in limits {
+        if wanted && !can {
+            return unsupported(
+                &format!("keep `{name}`, as it cannot make cgroups here"),
+                &format!(
+                    "Run the agent as root or in a delegated cgroup (`Delegate=yes` in its systemd unit), or leave `{name}` out."
+                ),
+            );
+        }
+    }
+    if config.adapter.contains_key(PLATFORM) {
+        return Err(error(
+            ErrorKind::InvalidConfig,
+            "the process platform has no settings of its own in a request",
+        )
+        .with_hint("Take `adapter.process` out."));
+    }
+    if config.secrets.values().any(|it| it.is_withheld()) {
+        return Err(error(
+            ErrorKind::InvalidConfig,
+            "the request names secrets without their values",
+        )
+        .with_hint("Give the values with the request: a stored request does not have them."));
+    }
+    launch::allow(&inner.config, &config.program)
+}
+
+async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<SpawnedNode> {
+    let id = config.node_id.clone();
+    let turn = inner.turns.take(&id).await;
+    if let Some(blocked) = inner.blocked.get(&id) {
+        return Err(blocked.error(&id));
+    }
+    let mode = config.ready;
+    let Some(node) = inner.registry.get(&id) else {
+        let made = Arc::clone(&inner);
+        let node = blocking(move || in_turn(turn, || create(&made, config))).await?;
+        return ready::wait(&inner, &node, mode, 0).await;
+    };
+    let intent = node.now().intent;
+    if !config.same_request(&intent.config, &intent.digest, &inner.install.key) {
+        return Err(error(
+            ErrorKind::Conflict,
+            format!("the node `{id}` exists with another request"),
+        )
+        .with_hint(format!(
+            "Change it by `grid update {id}`, or remove it first, keeping its data: `grid rm {id}`."
+        )));
+    }
+    inner.learn(&node, intent.generation, |_| {});
+    let now = node.now();
+    if has_living_shim(&now) {
+        if now.intent.wants_running() {
+            drop(turn);
+            return ready::join(&node, mode).await;
+        }
+        // A stop was not confirmed: first things first.
+        finish(&inner, &node, None).await?;
+    }
+    let log_from = crate::logs::end(&inner, &node);
+    let again = Arc::clone(&inner);
+    let node =
+        blocking(move || in_turn(turn, || restart(&again, &node, &config).map(|()| node))).await?;
+    ready::wait(&inner, &node, mode, log_from).await
+}
+
+fn in_turn<T>(turn: Turn, work: impl FnOnce() -> T) -> T {
+    let result = work();
+    drop(turn);
+    result
+}
+
+/// A shim that lives and has not come to an end of its own.
+fn has_living_shim(now: &Situation) -> bool {
+    now.shim == Shim::Alive && !now.record().is_some_and(|it| it.state.is_final())
+}
+
+/// Whether nothing of the node can be left: its last shim saw its tree end, or never began one.
+fn is_settled(now: &Situation) -> bool {
+    now.stored
+        .as_ref()
+        .is_none_or(|it| it.record.state.is_final())
+}
+
+/// Makes a node that is not there, and starts it.
+fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
+    let id = config.node_id.clone();
+    let claim = inner.ports.claim(&config, inner.config.ports())?;
+    let uid = NodeUid::from_bytes(random()?);
+    let path = match &config.storage_path {
+        Some(path) => path.clone(),
+        None => inner.config.data_path.join(id.as_str()),
+    };
+    let site = Site::of(&inner.config, &path)?;
+    let path = site.path();
+    let path_claim = inner.claim_path(&id, &path)?;
+    let was_there = site.check(&inner.install.owner, &id)? != Found::Nothing;
+    let intent = Intent {
+        version: intent::VERSION,
+        owner: inner.install.owner.clone(),
+        uid: uid.clone(),
+        digest: Digest::of(&config, &inner.install.key),
+        ports: claim.ports.clone(),
+        data_path: path,
+        created_at: Timestamp::now(),
+        generation: 1,
+        restarts: 0,
+        goal: Goal::Running,
+        config,
+    };
+    // Refusals of the user come before anything is made; a user that does not exist is a failure of the node.
+    let account = match launch::account(&inner.config, &intent) {
+        Err(e) if e.kind() != ErrorKind::SpawnFailed => return Err(e),
+        other => other.ok().flatten(),
+    };
+    let made = || -> Result<Arc<Node>> {
+        let dir = NodeDir::create(&inner.nodes_dir, &id)?;
+        let what = format!("make the record of the node `{id}`");
+        dir.write_secrets(&secrets(&intent.config), account.map(|it| (it.uid, it.gid)))
+            .cannot(&what)?;
+        dir.create_log().cannot(&what)?;
+        dir.write_intent(&intent)?;
+        files::sync(&inner.nodes_dir).cannot(&what)?;
+        Ok(inner
+            .registry
+            .insert(Situation::new(intent.clone(), None, Shim::Gone)))
+    };
+    let started = made().and_then(|node| start_or_fail(inner, &node, intent).map(|()| node));
+    match started {
+        Ok(node) => {
+            claim.keep();
+            drop(path_claim);
+            Ok(node)
+        }
+        Err(e) if e.kind() == ErrorKind::SpawnFailed => {
+            claim.keep();
+            Err(e)
+        }
+        Err(e) => {
+            // Nothing ran: nothing stays.
+            if let Some(node) = inner.registry.get(&id) {
+                inner.registry.remove(&node);
+            }
+            let undone = files::remove_tree(&inner.nodes_dir, id.native_name());
+            if !was_there {
+                let _ = site.purge(&inner.install.owner, &id, &uid);
+            }
+            if let Err(left) = undone {
+                tracing::warn!(node = %id, error = %left, "the directory of a node that was not made stays");
+            }
+            Err(e)
+        }
+    }
+}
+
+fn secrets(config: &SpawnConfig) -> Vec<(&str, &[u8])> {
+    config
+        .secrets
+        .iter()
+        .filter_map(|(name, value)| Some((name.as_str(), value.expose()?)))
+        .collect()
+}
+
+/// Starts a node that is there and does not run.
+fn restart(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result<()> {
+    let now = node.now();
+    for port in now.intent.ports.values() {
+        ports::probe(config.bind_address, *port)?;
+    }
+    let dir = inner.node_dir(&node.id)?;
+    if !is_settled(&now) {
+        sweep::leftovers(&[&now.intent], &inner.cgroups)?;
+    }
+    let mut intent = Intent::clone(&now.intent);
+    intent.generation += 1;
+    intent.restarts = 0;
+    intent.goal = Goal::Running;
+    let account = launch::account(&inner.config, &intent).ok().flatten();
+    dir.write_secrets(&secrets(config), account.map(|it| (it.uid, it.gid)))
+        .cannot(format!("write the secrets of the node `{}`", node.id))?;
+    dir.write_intent(&intent)?;
+    start_or_fail(inner, node, intent).inspect_err(|e| {
+        if e.kind() != ErrorKind::SpawnFailed {
+            let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());
+            give_up_start(inner, node, failure);
+        }
+    })
+}
+
+/// Starts the shim; a node whose program or user is not there fails as if the shim had found it.
+pub(crate) fn start_or_fail(inner: &Arc<Inner>, node: &Arc<Node>, intent: Intent) -> Result<()> {
+    let failure = match launch::account(&inner.config, &intent) {
+        Err(e) if e.kind() == ErrorKind::SpawnFailed => e.failure().cloned(),
+        Err(e) => return Err(e),
+        Ok(_) => launch::resolve(&inner.config, &intent.config.program)
+            .is_none()
+            .then(|| {
+                Failure::new(
+                    FailureReason::ProgramNotFound,
+                    format!(
+                        "the program of the node `{}` is not on the agent's search path",
+                        node.id
+                    ),
+                )
+            }),
+    };
+    let Some(failure) = failure else {
+        return launch::start(inner, node, intent, Sweep::No);
+    };
+    inner
+        .registry
+        .update(node, |it| it.intent = Arc::new(intent));
+    give_up_start(inner, node, failure.clone());
+    Err(Error::spawn_failed(&node.id, failure))
+}
+
+/// Records that a node was not started and will not be by itself.
+pub(crate) fn give_up_start(inner: &Inner, node: &Node, failure: Failure) {
+    let mut intent = Intent::clone(&node.now().intent);
+    intent.goal = Goal::Failed { failure };
+    let written = inner
+        .node_dir(&node.id)
+        .and_then(|dir| dir.write_intent(&intent));
+    if let Err(e) = written {
+        tracing::warn!(node = %node.id, error = %e, "the failure of a node is not on disk");
+    }
+    inner.registry.update(node, |it| {
+        it.intent = Arc::new(intent);
+        it.shim = Shim::Gone;
+    });
+}
+
+/// [`Platform::stop_node`](grid_platform_api::Platform::stop_node).
+pub(crate) async fn stop(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
+    inner.node(id)?;
+    let call = async {
+        let turn = inner.turns.take(id).await;
+        let node = inner.node(id)?;
+        detached(
+            inner,
+            end(Arc::clone(inner), node, Goal::Stopped, None, turn),
+        )
+        .await
+    };
+    inner.locks.interrupt(id, call).await
+}
+
+/// Ends a start that did not become ready.
+pub(crate) async fn give_up(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    generation: u64,
+    failure: Failure,
+    grace_ms: Option<u64>,
+) -> Result<()> {
+    let turn = inner.turns.take(&node.id).await;
+    if node.now().intent.generation != generation {
+        return Ok(());
+    }
+    let goal = Goal::Failed { failure };
+    let work = end(Arc::clone(inner), Arc::clone(node), goal, grace_ms, turn);
+    detached(inner, work).await
+}
+
+/// Makes the goal durable, then ends what runs.
+async fn end(
+    inner: Arc<Inner>,
+    node: Arc<Node>,
+    goal: Goal,
+    grace_ms: Option<u64>,
+    turn: Turn,
+) -> Result<()> {
+    inner.learn(&node, node.now().intent.generation, |_| {});
+    let now = node.now();
+    let at_rest = !has_living_shim(&now) && is_settled(&now);
+    let failed = node.shown().state.failure().is_some();
+    if goal == Goal::Stopped && at_rest && failed {
+        return Ok(());
+    }
+    if now.intent.goal != goal {
+        let mut intent = Intent::clone(&now.intent);
+        intent.goal = goal;
+        let intent = Arc::new(intent);
+        let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
+        blocking(move || dir.write_intent(&to_write)).await?;
+        inner.registry.update(&node, |it| it.intent = intent);
+    }
+    let result = finish(&inner, &node, grace_ms).await;
+    drop(turn);
+    result
+}
+
+/// Ends what runs of a node whose goal says so already, and returns when nothing is left.
+pub(crate) async fn finish(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    grace_ms: Option<u64>,
+) -> Result<()> {
+    let now = node.now();
+    if now.shim == Shim::Gone && is_settled(&now) {
+        return Ok(());
+    }
+    let dir = inner.node_dir(&node.id)?;
+    let grace = grace_ms.map_or(now.intent.config.stop.grace, Duration::from_millis);
+    let deadline = Instant::now() + grace + KILL_LIMIT;
+    loop {
+        let asked = timeout_at(deadline, supervise::ask_to_stop(&dir, grace_ms)).await;
+        let free = || {
+            dir.try_lock()
+                .map(|it| it.is_some())
+                .cannot(format!("look at the lock of the node `{}`", node.id))
+        };
+        match asked {
+            Ok(Asked::Stopped) => break,
+            Ok(Asked::NoAnswer) if free()? => break,
+            Ok(Asked::NoAnswer) if Instant::now() < deadline => {
+                sleep(Duration::from_millis(2)).await;
+            }
+            _ => {
+                return Err(error(
+                    ErrorKind::Unconfirmed,
+                    format!("the node `{}` was killed and has not ended", node.id),
+                )
+                .with_hint(
+                    "Its processes wait for the kernel, most likely for a disk: mend that, and stop it again.",
+                ));
+            }
+        }
+    }
+    let stored = dir.read_record();
+    let clean = stored.as_ref().is_none_or(|it| it.record.state.is_final());
+    if !clean {
+        let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
+        blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await?;
+    }
+    let generation = now.intent.generation;
+    inner.registry.update(node, |it| {
+        if it.intent.generation == generation {
+            it.learn(stored);
+            if !clean {
+                // Nothing is left, whatever the record says of the moment before.
+                it.settle();
+            }
+            it.shim = Shim::Gone;
+        }
+    });
+    Ok(())
+}
+
+/// [`Platform::remove_node`](grid_platform_api::Platform::remove_node).
+pub(crate) async fn remove(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Result<()> {
+    if let Some(blocked) = inner.blocked.get(id) {
+        return Err(blocked.error(id));
+    }
+    let call = async {
+        let turn = inner.turns.take(id).await;
+        match inner.registry.get(id) {
+            Some(node) => {
+                let work = remove_in_turn(Arc::clone(inner), node, data, turn);
+                detached(inner, work).await
+            }
+            None if data == DataPolicy::Purge => {
+                let (inner, id) = (Arc::clone(inner), id.clone());
+                blocking(move || in_turn(turn, || purge_kept(&inner, &id))).await
+            }
+            None => Ok(()),
+        }
+    };
+    inner.locks.interrupt(id, call).await
+}
+
+async fn remove_in_turn(
+    inner: Arc<Inner>,
+    node: Arc<Node>,
+    data: DataPolicy,
+    turn: Turn,
+) -> Result<()> {
+    let now = node.now();
+    if data == DataPolicy::Purge {
+        // Refused before anything is ended or deleted.
+        Site::of(&inner.config, &now.intent.data_path)?.check(&inner.install.owner, &node.id)?;
+    }
+    if has_living_shim(&now) && now.intent.wants_running() {
+        let mut intent = Intent::clone(&now.intent);
+        intent.goal = Goal::Stopped;
+        let intent = Arc::new(intent);
+        let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
+        blocking(move || dir.write_intent(&to_write)).await?;
+        inner.registry.update(&node, |it| it.intent = intent);
+    }
+    finish(&inner, &node, None).await?;
+    blocking(move || in_turn(turn, || delete(&inner, &node, data))).await
+}
+
+/// Deletes the record of a node that has ended, and its data if that is wanted.
+fn delete(inner: &Inner, node: &Node, data: DataPolicy) -> Result<()> {
+    let intent = node.now().intent;
+    let id = &node.id;
+    let what = format!("delete the record of the node `{id}`");
+    // The lock says that no shim lives; with it none can be started any more.
+    let _lock = inner.node_dir(id)?.lock(id)?;
+    let site = Site::of(&inner.config, &intent.data_path);
+    let ours = match &site {
+        Ok(site) => matches!(site.check(&intent.owner, id), Ok(Found::Marked(_))),
+        // The settings no longer allow the place: the data stays, and is remembered.
+        Err(_) => true,
+    };
+    let kept = Kept {
+        node_id: id.clone(),
+        uid: node.uid.clone(),
+        path: intent.data_path.clone(),
+        purge: data == DataPolicy::Purge,
+    };
+    if ours {
+        inner.kept.put(&kept)?;
+    }
+    let trash = trash_name(&node.uid);
+    files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
+    rustix::fs::renameat(
+        &inner.nodes_dir,
+        id.native_name(),
+        &inner.nodes_dir,
+        trash.as_str(),
+    )
+    .cannot(&what)?;
+    files::sync(&inner.nodes_dir).cannot(&what)?;
+    inner.registry.remove(node);
+    inner.ports.release(id, intent.ports.values());
+    files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
+    inner
+        .cgroups
+        .remove(&node.uid, &intent.config)
+        .cannot(format!("remove the cgroups of the node `{id}`"))?;
+    if data == DataPolicy::Purge {
+        site?.purge(&intent.owner, id, &node.uid)?;
+        if ours {
+            inner.kept.forget(&kept)?;
+        }
+    }
+    Ok(())
+}
+
+/// The name that the directory of a removed node has until it is deleted.
+pub(crate) fn trash_name(uid: &NodeUid) -> String {
+    format!("{TRASH}{uid}")
+}
+
+/// What such names begin with.
+pub(crate) const TRASH: &str = ".trash-";
+
+/// Deletes the data that earlier nodes of this id left.
+fn purge_kept(inner: &Inner, id: &NodeId) -> Result<()> {
+    for mut kept in leftovers(inner)?.into_values() {
+        if kept.node_id == *id {
+            kept.purge = true;
+            inner.kept.put(&kept)?;
+            finish_purge(inner, &kept)?;
+        }
+    }
+    Ok(())
+}
+
+/// Deletes data whose deletion was decided.
+pub(crate) fn finish_purge(inner: &Inner, kept: &Kept) -> Result<()> {
+    let site = Site::of(&inner.config, &kept.path)?;
+    site.purge(&inner.install.owner, &kept.node_id, &kept.uid)?;
+    inner.kept.forget(kept)
+}
+
+/// Data of this owner without a node: what is remembered, and what is found where nodes have their data by default.
+fn leftovers(inner: &Inner) -> Result<BTreeMap<PathBuf, Kept>> {
+    let mut all = inner.kept.all()?;
+    let names = files::open_dir(&inner.config.data_path).and_then(files::names);
+    for name in names.cannot(format!("read `{}`", inner.config.data_path.display()))? {
+        let path = inner.config.data_path.join(name);
+        let site = Site::of(&inner.config, &path)?;
+        if let Ok(Found::Marked(marker)) = site.look()
+            && marker.owner == inner.install.owner
+        {
+            all.entry(path.clone()).or_insert(Kept {
+                node_id: marker.node_id,
+                uid: marker.uid,
+                path,
+                purge: false,
+            });
+        }
+    }
+    for node in inner.registry.all() {
+        all.remove(&node.now().intent.data_path);
+    }
+    Ok(all)
+}
+
+/// [`Platform::list_data`](grid_platform_api::Platform::list_data).
+pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
+    let inner = Arc::clone(inner);
+    blocking(move || {
+        let entry = |id: &NodeId, path: &Path, in_use: bool| {
+            let site = Site::of(&inner.config, path).ok()?;
+            let marked = matches!(site.check(&inner.install.owner, id), Ok(Found::Marked(_)));
+            (marked || in_use).then(|| NodeData {
+                node_id: id.clone(),
+                location: path.to_string_lossy().into_owned(),
+                in_use,
+                created_by_platform: marked,
+                bytes: site.disk_bytes().ok(),
+            })
+        };
+        let mut all: Vec<NodeData> = inner
+            .registry
+            .all()
+            .iter()
+            .filter_map(|node| entry(&node.id, &node.now().intent.data_path, true))
+            .collect();
+        let left = leftovers(&inner)?;
+        all.extend(
+            left.values()
+                .filter_map(|it| entry(&it.node_id, &it.path, false)),
+        );
+        all.sort_by(|a, b| (&a.node_id, &a.location).cmp(&(&b.node_id, &b.location)));
+        Ok(all)
+    })
+    .await
+}
+
+/// A data path that a node in the making wants.
+pub(crate) struct PathClaim {
+    inner: Arc<Inner>,
+    id: NodeId,
+}
+
+impl Drop for PathClaim {
+    fn drop(&mut self) {
+        self.inner.paths().remove(&self.id);
+    }
+}
+
+impl Inner {
+    /// Takes a data path for a node that is being made.
+    ///
+    /// # Errors
+    /// `Conflict` when it is another node's, or lies in it, or around it.
+    fn claim_path(self: &Arc<Self>, id: &NodeId, path: &Path) -> Result<PathClaim> {
+        let mut claimed = self.paths();
+        let nodes = self.registry.all();
+        let used = nodes
+            .iter()
+            .map(|it| (it.id.clone(), it.now().intent.data_path.clone()))
+            .chain(claimed.iter().map(|(id, path)| (id.clone(), path.clone())))
+            .find(|(other, used)| other != id && data::overlap(path, used));
+        if let Some((other, used)) = used {
+            return Err(error(
+                ErrorKind::Conflict,
+                format!(
+                    "the data path `{}` overlaps `{}` of the node `{other}`",
+                    path.display(),
+                    used.display()
+                ),
+            )
+            .with_hint("Choose another `storage_path`."));
+        }
+        claimed.insert(id.clone(), path.to_owned());
+        Ok(PathClaim {
+            inner: Arc::clone(self),
+            id: id.clone(),
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! Starting again what was taken down with its supervisor, and ending what should have ended.
+
+use std::{sync::Arc, time::Duration};
+
+use grid_platform_api::{Failure, FailureReason, Result, Timestamp};
+
+use crate::{
+    intent::Intent,
+    lifecycle::{self, blocking},
+    node::{Node, Situation, Started},
+    platform::Inner,
+    shared::policy::Next,
+    sweep, translate,
+    translate::Shim,
+};
+
+impl Inner {
+    /// The monitor of a start says that its shim has ended.
+    pub(crate) fn shim_ended(self: &Arc<Self>, node: &Arc<Node>, generation: u64) {
+        self.learn(node, generation, |it| {
+            it.shim = Shim::Gone;
+            if it.started == Started::Waiting {
+                it.started = Started::Died;
+            }
+        });
+        let now = node.now();
+        if !was_taken_down(&now, generation) {
+            return;
+        }
+        let (inner, node) = (Arc::downgrade(self), Arc::clone(node));
+        let mut closing = self.closing.clone();
+        let work = async move {
+            tokio::time::sleep(wait(&now)).await;
+            let Some(inner) = inner.upgrade() else { return };
+            let id = node.id.clone();
+            let again = take_up(&inner, &node, generation);
+            // A stop or a remove that comes meanwhile is right, and this is not needed any more.
+            let _ = inner.locks.interruptible(&id, again).await;
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = closing.changed() => {}
+                () = work => {}
+            }
+        });
+    }
+}
+
+/// Whether the node should run and its shim was killed.
+fn was_taken_down(now: &Situation, generation: u64) -> bool {
+    !now.removed
+        && now.shim == Shim::Gone
+        && now.intent.generation == generation
+        && now.intent.wants_running()
+        && !now.record().is_some_and(|it| it.state.is_final())
+}
+
+/// What the policy says of a shim's death: it counts as a failure of its node.
+fn verdict(now: &Situation) -> Next {
+    let record = now.record();
+    let restarts = record.map_or(now.intent.restarts, |it| it.restarts);
+    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+    let ran_ms = record
+        .filter(|it| it.started_ms > 0)
+        .map_or(0, |it| now_ms.saturating_sub(it.started_ms));
+    translate::policy(&now.intent.config).after(restarts, ran_ms, true)
+}
+
+fn wait(now: &Situation) -> Duration {
+    match verdict(now) {
+        Next::Start { wait_ms, .. } => Duration::from_millis(wait_ms),
+        Next::End => Duration::ZERO,
+    }
+}
+
+async fn take_up(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Result<()> {
+    let turn = inner.turns.take(&node.id).await;
+    let now = node.now();
+    if !was_taken_down(&now, generation) {
+        return Ok(());
+    }
+    let restarts = now.record().map_or(now.intent.restarts, |it| it.restarts) + 1;
+    tracing::warn!(node = %node.id, "the supervisor of a node was killed");
+    let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
+    let swept = blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await;
+    if let Err(e) = swept {
+        tracing::warn!(node = %node.id, error = %e, "what a killed supervisor left cannot be ended");
+        return Err(e);
+    }
+    if verdict(&now) == Next::End {
+        inner.registry.update(node, |it| it.settle());
+        lifecycle::give_up_start(inner, node, translate::interrupted());
+    } else {
+        start_again(inner, node, restarts).await;
+    }
+    drop(turn);
+    Ok(())
+}
+
+/// Starts a node again by its policy; it does not wait until it is ready. What was left of it is gone already.
+pub(crate) async fn start_again(inner: &Arc<Inner>, node: &Arc<Node>, restarts: u64) {
+    let (starting, started) = (Arc::clone(inner), Arc::clone(node));
+    let result = blocking(move || {
+        let mut intent = Intent::clone(&started.now().intent);
+        intent.generation += 1;
+        intent.restarts = restarts;
+        starting.node_dir(&started.id)?.write_intent(&intent)?;
+        lifecycle::start_or_fail(&starting, &started, intent)
+    });
+    if let Err(e) = result.await {
+        tracing::warn!(node = %node.id, error = %e, "a node cannot be started again");
+        if node.shown().state.failure().is_none() {
+            let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());
+            lifecycle::give_up_start(inner, node, failure);
+        }
+    }
+}
+
+/// Goes on with a stop that was cut short.
+pub(crate) fn finish_stop(inner: &Arc<Inner>, node: &Arc<Node>) {
+    let (inner, node) = (Arc::clone(inner), Arc::clone(node));
+    let mut closing = inner.closing.clone();
+    tokio::spawn(async move {
+        let work = async {
+            let turn = inner.turns.take(&node.id).await;
+            if !node.now().intent.wants_running()
+                && let Err(e) = lifecycle::finish(&inner, &node, None).await
+            {
+                tracing::warn!(node = %node.id, error = %e, "a stop that was cut short cannot be finished");
+            }
+            drop(turn);
+        };
+        tokio::select! {
+            biased;
+            _ = closing.changed() => {}
+            () = work => {}
+        }
+    });
+}

@@ -1,0 +1,6 @@
+//! The system beneath, as far as std does not reach. All that is Linux's own stands here.
+
+pub(crate) mod exec;
+pub(crate) mod files;
+pub(crate) mod proc;
+pub(crate) mod users;

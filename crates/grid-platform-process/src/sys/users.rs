@@ -1,0 +1,89 @@
+//! Users and groups of the host.
+
+use std::{ffi::CString, io};
+
+use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
+
+use grid_platform_api::RunAs;
+
+/// Who a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// Its user.
+    pub(crate) uid: u32,
+    /// Its group.
+    pub(crate) gid: u32,
+    /// All of its groups.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The user of this process.
+pub(crate) fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Finds a user and group by name or number. `None`: there is no such user or group.
+pub(crate) fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
+    let by_name = User::from_name(&run_as.user)?;
+    let user = match (by_name, run_as.user.parse().ok()) {
+        (Some(user), _) => Some(user),
+        (None, Some(uid)) => User::from_uid(Uid::from_raw(uid))?,
+        (None, None) => return Ok(None),
+    };
+    let group = match &run_as.group {
+        None => None,
+        Some(name) => match (Group::from_name(name)?, name.parse().ok()) {
+            (Some(group), _) => Some(group.gid.as_raw()),
+            (None, Some(gid)) => Some(gid),
+            (None, None) => return Ok(None),
+        },
+    };
+    let account = match user {
+        Some(user) => {
+            let gid = group.unwrap_or_else(|| user.gid.as_raw());
+            let name = CString::new(user.name).map_err(io::Error::other)?;
+            let groups = getgrouplist(&name, Gid::from_raw(gid))?;
+            Account {
+                uid: user.uid.as_raw(),
+                gid,
+                groups: groups.into_iter().map(Gid::as_raw).collect(),
+            }
+        }
+        // A number without a name is a user all the same; its group is the one of its number unless it is told.
+        None => {
+            let Ok(uid) = run_as.user.parse() else {
+                return Ok(None);
+            };
+            let gid = group.unwrap_or(uid);
+            Account {
+                uid,
+                gid,
+                groups: vec![gid],
+            }
+        }
+    };
+    Ok(Some(account))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_found_by_name_and_number() {
+        let check = |user: &str, group: Option<&str>, expect: Option<(u32, u32)>| {
+            let run_as = RunAs {
+                user: user.into(),
+                group: group.map(str::to_owned),
+            };
+            let found = find(&run_as).unwrap().map(|it| (it.uid, it.gid));
+            assert_eq!(found, expect, "{user} {group:?}");
+        };
+        check("root", None, Some((0, 0)));
+        check("0", None, Some((0, 0)));
+        check("root", Some("4242"), Some((0, 4242)));
+        check("4242424", None, Some((4_242_424, 4_242_424)));
+        check("no-such-user", None, None);
+        check("root", Some("no-such-group"), None);
+    }
+}

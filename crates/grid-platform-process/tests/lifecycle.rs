@@ -1,0 +1,285 @@
+//! Spawn, stop, remove, and what is true in between.
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use common::{
+    Place, SLEEP, census, clean, eventually, exists, id, kill_9, parent, quick, sh, wait_for,
+};
+use grid_platform_api::{
+    DataPolicy, ErrorKind, Exit, FailureReason, NodeState, Platform, Program, ReadyMode,
+    RestartMode, SpawnConfig,
+};
+
+#[tokio::test]
+async fn a_node_lives_stops_starts_and_goes() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let config = sh("a", "echo started $SUTRA_PORT; exec sleep 1000")
+        .port(0)
+        .build()
+        .unwrap();
+    let node = platform.spawn_node(config.clone()).await.unwrap();
+    assert_eq!(node.state, NodeState::Running);
+    assert!(platform.is_node_alive(&id("a")).await.unwrap());
+    let pid = node.pid.unwrap();
+    assert_eq!(census(node.uid.as_str()), [pid]);
+    let shim = parent(pid);
+
+    // Again the same: the same.
+    let same = platform.spawn_node(config.clone()).await.unwrap();
+    assert_eq!((same.pid, &same.uid), (node.pid, &node.uid));
+    let other = sh("a", "true").port(0).build().unwrap();
+    let error = platform.spawn_node(other).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+
+    platform.stop_node(&id("a")).await.unwrap();
+    assert_eq!(census(node.uid.as_str()), [0; 0]);
+    let stopped = platform.get_node_status(&id("a")).await.unwrap();
+    assert_eq!(
+        stopped.state,
+        NodeState::Stopped {
+            exit: Some(Exit::Signal(15))
+        }
+    );
+    assert_eq!(stopped.pid, None);
+    assert!(!platform.is_node_alive(&id("a")).await.unwrap());
+    platform.stop_node(&id("a")).await.unwrap();
+    eventually("the shim is reaped", || !exists(shim)).await;
+
+    let again = platform.spawn_node(config).await.unwrap();
+    assert_eq!((&again.uid, &again.ports), (&node.uid, &node.ports));
+    assert_ne!(again.pid, node.pid);
+    eventually("both runs are in the log", || {
+        let log = fs::read_to_string(place.node_dir("a").join("log")).unwrap();
+        log.matches("started").count() == 2
+    })
+    .await;
+    let port = node.ports["main"];
+    let lines = platform.get_logs(&id("a"), 10).await.unwrap();
+    assert_eq!(lines, vec![format!("started {port}"); 2]);
+
+    platform
+        .remove_node(&id("a"), DataPolicy::Purge)
+        .await
+        .unwrap();
+    assert_eq!(census(node.uid.as_str()), [0; 0]);
+    assert!(!place.node_dir("a").exists() && !place.data("a").exists());
+    assert!(platform.list_nodes().await.unwrap().is_empty());
+    let error = platform.get_node_status(&id("a")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    platform
+        .remove_node(&id("a"), DataPolicy::Keep)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_node_outlives_its_platform() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let node = platform
+        .spawn_node(sh("a", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    let stopped = platform
+        .spawn_node(sh("b", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    platform.stop_node(&stopped.node_id).await.unwrap();
+    drop(platform);
+    let platform = place.open().await;
+    let list = platform.list_nodes().await.unwrap();
+    assert_eq!(list.len(), 2);
+    assert_eq!(
+        (list[0].pid, &list[0].uid, &list[0].state),
+        (node.pid, &node.uid, &NodeState::Running)
+    );
+    assert_eq!(list[1].state.as_str(), "stopped");
+    let shim = parent(node.pid.unwrap());
+    platform.stop_node(&id("a")).await.unwrap();
+    assert_eq!(census(node.uid.as_str()), [0; 0]);
+    eventually("the shim is reaped", || !exists(shim)).await;
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_program_that_cannot_start_fails_with_its_reason() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let plain = place.dir.path().join("plain");
+    fs::write(&plain, "not a program").unwrap();
+    let bad = place.dir.path().join("bad");
+    fs::copy(&plain, &bad).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(&bad, mode).unwrap();
+    for (name, path, reason) in [
+        (
+            "missing",
+            "/no/such/program".into(),
+            FailureReason::ProgramNotFound,
+        ),
+        (
+            "bare",
+            "no-such-program-here".into(),
+            FailureReason::ProgramNotFound,
+        ),
+        ("plain", plain, FailureReason::NotExecutable),
+        ("bad", bad, FailureReason::BadProgramFormat),
+    ] {
+        let config = SpawnConfig::builder(name, Program::binary(path, [""; 0]))
+            .port(0)
+            .build()
+            .unwrap();
+        let error = platform.spawn_node(config).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SpawnFailed, "{name}: {error:?}");
+        assert_eq!(error.failure().unwrap().reason, reason, "{name}");
+        let node = platform.get_node_status(&id(name)).await.unwrap();
+        assert_eq!(node.state.failure().unwrap().reason, reason, "{name}");
+        assert_eq!(node.pid, None);
+    }
+    drop(platform);
+    let platform = place.open().await;
+    assert_eq!(platform.list_nodes().await.unwrap().len(), 4);
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_program_that_ends_before_it_is_ready_fails_the_spawn() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for (mode, code) in [
+        (RestartMode::Never, 3),
+        (RestartMode::OnFailure, 3),
+        (RestartMode::Always, 0),
+    ] {
+        let name = format!("n-{mode}");
+        let config = sh(&name, &format!("echo going; exit {code}"))
+            .ready(ReadyMode::Alive {
+                for_: Duration::from_secs(10),
+            })
+            .restart(quick(mode))
+            .build()
+            .unwrap();
+        let error = platform.spawn_node(config).await.unwrap_err();
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.reason, FailureReason::Exited, "{mode}: {failure:?}");
+        assert_eq!(failure.exit, Some(Exit::Code(code)));
+        assert!(failure.log_tail.contains(&"going".to_owned()));
+        let node = platform.get_node_status(&id(&name)).await.unwrap();
+        assert_eq!(node.state.as_str(), "failed", "{mode}");
+        assert_eq!(census(node.uid.as_str()), [0; 0]);
+    }
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn the_shim_restarts_by_policy_and_the_node_shows_it() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let config = sh("a", SLEEP).build().unwrap();
+    let node = platform.spawn_node(config).await.unwrap();
+    kill_9(node.pid.unwrap());
+    let node = wait_for(&platform, "a", |it| {
+        it.restarts == 1 && it.state.is_running()
+    })
+    .await;
+    assert_eq!(node.last_failure.unwrap().reason, FailureReason::Signaled);
+    platform.stop_node(&id("a")).await.unwrap();
+
+    let mut config = sh("b", "exit 7").build().unwrap();
+    config.restart.max_restarts = Some(2);
+    platform.spawn_node(config).await.unwrap();
+    let node = wait_for(&platform, "b", |it| it.state.is_ended()).await;
+    assert_eq!(
+        node.state.failure().unwrap().reason,
+        FailureReason::RestartsExhausted
+    );
+    assert_eq!(node.restarts, 2);
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_killed_shim_leaves_nothing_and_its_node_comes_back_by_policy() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let script = "(trap '' TERM; exec sleep 999) & exec sleep 1000";
+    for (name, mode) in [
+        ("back", RestartMode::OnFailure),
+        ("gone", RestartMode::Never),
+    ] {
+        let config = sh(name, script).restart(quick(mode)).build().unwrap();
+        let node = platform.spawn_node(config).await.unwrap();
+        let pid = node.pid.unwrap();
+        eventually("two processes", || census(node.uid.as_str()).len() == 2).await;
+        kill_9(parent(pid));
+        if mode == RestartMode::Never {
+            let node = wait_for(&platform, name, |it| it.state.is_ended()).await;
+            assert_eq!(
+                node.state.failure().unwrap().reason,
+                FailureReason::Interrupted
+            );
+            eventually("all gone", || census(node.uid.as_str()).is_empty()).await;
+        } else {
+            let node = wait_for(&platform, name, |it| {
+                it.state.is_running() && it.pid != Some(pid)
+            })
+            .await;
+            assert_eq!(node.restarts, 1);
+            eventually("one tree", || census(node.uid.as_str()).len() == 2).await;
+        }
+    }
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_stop_supersedes_a_spawn_in_flight() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let config = sh("a", SLEEP)
+        .ready(ReadyMode::Alive {
+            for_: Duration::from_secs(60),
+        })
+        .build()
+        .unwrap();
+    let spawn = platform.spawn_node(config);
+    let stop = async {
+        wait_for(&platform, "a", |it| it.state.is_running()).await;
+        platform.stop_node(&id("a")).await
+    };
+    let (spawned, stopped) = tokio::join!(spawn, stop);
+    assert_eq!(spawned.unwrap_err().kind(), ErrorKind::Superseded);
+    stopped.unwrap();
+    let node = platform.get_node_status(&id("a")).await.unwrap();
+    assert_eq!(node.state.as_str(), "stopped");
+    assert_eq!(census(node.uid.as_str()), [0; 0]);
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_refusal_leaves_nothing_behind() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    for (config, kind) in [
+        (sh("a", SLEEP).port(port), ErrorKind::PortInUse),
+        (sh("a", SLEEP).storage_path("/etc/x"), ErrorKind::NotAllowed),
+        (sh("a", SLEEP).storage_size_mb(5), ErrorKind::Unsupported),
+        (
+            SpawnConfig::builder("a", Program::image("x", [""; 0])),
+            ErrorKind::Unsupported,
+        ),
+    ] {
+        let error = platform
+            .spawn_node(config.build().unwrap())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+        assert!(error.hint().is_some(), "{error:?}");
+    }
+    assert!(platform.list_nodes().await.unwrap().is_empty());
+    assert!(!place.node_dir("a").exists());
+    assert_eq!(fs::read_dir(&place.config.data_path).unwrap().count(), 0);
+}
