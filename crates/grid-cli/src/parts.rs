@@ -2,11 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+use grid_platform_api::{Check, ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
+
 use crate::{
     args::{AgentChildArgs, MasterChildArgs},
-    context::Context,
+    context::{Addresses, Context},
     error::{Error, Result},
-    local::StateDir,
+    local::{AGENT_ID, RunLock, StateDir},
 };
 
 /// This program's path, by which it starts itself again; that of the newer one, when it was replaced.
@@ -33,17 +36,94 @@ pub(crate) fn log_to_stderr(context: &Context) {
         .init();
 }
 
+/// Runs a master until SIGTERM or SIGINT.
 pub(crate) async fn master(context: &Context, args: MasterChildArgs) -> Result<()> {
     log_to_stderr(context);
-    Err(Error::failed(format!("{args:?}")))
+    let _lock = hold(args.run_lock.as_deref())?;
+    let mut settings = grid_master::Settings::new(args.dir);
+    settings.http = args.http;
+    settings.grpc = args.grpc;
+    let shutdown = asked_to_end()?;
+    let master = grid_master::Master::bind(settings).await?;
+    Ok(master.run(shutdown).await?)
 }
 
+/// Runs an agent until SIGTERM or SIGINT; its nodes go on.
 pub(crate) async fn agent(context: &Context, args: AgentChildArgs) -> Result<()> {
     log_to_stderr(context);
-    Err(Error::failed(format!("{args:?}")))
+    let _lock = hold(args.run_lock.as_deref())?;
+    let mut settings = agent_settings(&args.dir, &args.data, &args.agent_id, &own_path()?);
+    settings.agent.master_host = args.grpc.to_string();
+    settings.agent.token_file = context.global.token_file.clone();
+    let shutdown = asked_to_end()?;
+    Ok(grid_agent::run(settings, shutdown).await?)
 }
 
+/// Stops every node of this grid's agent, which must not run; with `purge` removes them with all their data.
 pub(crate) async fn stop_nodes(state: &StateDir, exe: &Path, purge: bool) -> Result<()> {
-    let _ = (state, exe, purge);
+    grid_agent::stop_nodes(&local_agent(state, exe), purge).await?;
     Ok(())
+}
+
+/// What the agent of `grid up` needs and has.
+pub(crate) async fn examine_agent(state: &StateDir) -> Result<Vec<Check>> {
+    let mut settings = local_agent(state, &own_path()?);
+    if let Some(addresses) = Addresses::read(&state.master())? {
+        settings.agent.master_host = addresses.grpc.to_string();
+    }
+    settings.agent.token_file = Some(state.token("agent"));
+    Ok(grid_agent::doctor(&settings).await)
+}
+
+fn local_agent(state: &StateDir, exe: &Path) -> grid_agent::Settings {
+    agent_settings(&state.agent(), &state.data(), AGENT_ID, exe)
+}
+
+/// An agent for who runs it: it allows what its own user may do anyway.
+fn agent_settings(dir: &Path, data: &Path, agent_id: &str, exe: &Path) -> grid_agent::Settings {
+    let mut settings = grid_agent::Settings::default();
+    settings.agent.agent_id = Some(agent_id.to_owned());
+    settings.agent.state_dir = Some(dir.to_owned());
+    settings.storage.binary_path = Some(exe.to_owned());
+    settings.storage.args = [
+        "storage",
+        "--data-path",
+        "{data_path}",
+        "--listen",
+        "{bind}:{port}",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    settings.storage.health_path = Some("/readyz".to_owned());
+    settings.storage.data_path = Some(data.to_owned());
+    settings.storage.storage_roots = vec![PathBuf::from("/")];
+    settings.storage.programs = grid_agent::Programs::Any;
+    settings
+}
+
+fn hold(path: Option<&Path>) -> Result<Option<RunLock>> {
+    let Some(path) = path else { return Ok(None) };
+    match RunLock::take(path)? {
+        Some(lock) => Ok(Some(lock)),
+        None => Err(Error::new(
+            ErrorKind::StateLocked,
+            format!("another process holds `{}`", path.display()),
+        )
+        .with_hint("`grid down` ends what is left of an earlier `grid up`.")),
+    }
+}
+
+/// Completes at SIGTERM or SIGINT, which are caught from now on.
+pub(crate) fn asked_to_end() -> Result<impl Future<Output = ()> + Send> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Error::failed("cannot listen to signals").with_source(&error))
+    };
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }

@@ -78,7 +78,7 @@ pub(crate) struct StorageArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) data_path: PathBuf,
     /// Where to listen; port 0 takes any
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7070")]
+    #[arg(long, value_name = "ADDRESS", value_parser = listen, default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
 }
 
@@ -123,4 +123,34 @@ pub(crate) struct AgentChildArgs {
     /// The file that says who runs.
     #[arg(long)]
     pub(crate) run_lock: Option<PathBuf>,
+}
+
+/// An address and a port; IPv6 without brackets too, as `{bind}:{port}` gives it.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let unbracketed = || {
+        let (host, port) = text.rsplit_once(':')?;
+        Some(SocketAddr::new(host.parse().ok()?, port.parse().ok()?))
+    };
+    text.parse()
+        .ok()
+        .or_else(unbracketed)
+        .ok_or_else(|| "write it as 127.0.0.1:7070".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_nodes_are_given_them() {
+        let check = |text: &str, expect: Option<&str>| {
+            let got = listen(text).ok().map(|address| address.to_string());
+            assert_eq!(got.as_deref(), expect, "{text}");
+        };
+        check("127.0.0.1:7070", Some("127.0.0.1:7070"));
+        check("[::1]:7070", Some("[::1]:7070"));
+        check("::1:7070", Some("[::1]:7070"));
+        check("7070", None);
+        check("localhost", None);
+    }
 }

@@ -1,7 +1,6 @@
 //! `grid storage`: the built-in storage server.
 
 use grid_storage::{Server, StorageConfig};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     args::StorageArgs,
@@ -21,19 +20,10 @@ pub(super) async fn run(context: &Context, args: &StorageArgs) -> Result<()> {
         }
         converted.with_hint(error.hint())
     };
-    let listen = |kind| {
-        signal(kind).map_err(|error| Error::failed("cannot listen to signals").with_source(&error))
-    };
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut interrupt = listen(SignalKind::interrupt())?;
+    let shutdown = parts::asked_to_end()?;
     Server::bind(config)
         .map_err(fault)?
-        .run(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
+        .run(shutdown)
         .await
         .map_err(fault)
 }
