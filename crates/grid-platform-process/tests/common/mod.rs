@@ -1,5 +1,9 @@
 //! What the tests of the adapter share: a place of their own, and eyes that do not ask the adapter.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test file uses its part, and all of it is for tests"
+)]
 
 use std::{
     fs,
