@@ -252,7 +252,11 @@ async fn reads_are_true_while_a_node_is_spawned(c: &Context) -> Outcome {
         })
         .await?;
         assert!(platform.is_node_alive(&id).await?);
-        assert!(!platform.get_logs(&id, 10).await?.is_empty());
+        // The probe writes to its log after it has noted its start.
+        eventually(PATIENCE, "the log to be read", || async {
+            Ok((!platform.get_logs(&id, 10).await?.is_empty()).then_some(()))
+        })
+        .await?;
         Ok::<_, Failed>(())
     };
     tokio::select! {

@@ -39,6 +39,8 @@ pub enum Flaw {
     PutsSecretsIntoTheEnvironment,
     /// Programs see the environment of the adapter.
     InheritsTheEnvironment,
+    /// Calls on one id run at the same time.
+    NotSerial,
     /// A stop waits until a spawn in flight has ended by itself.
     StopWaitsForSpawn,
 }

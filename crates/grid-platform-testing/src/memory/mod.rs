@@ -81,6 +81,12 @@ impl World {
 
     /// The platform of one of several owners, by number.
     pub fn open_as(&self, owner: usize) -> MemoryPlatform {
+        let (store, is_new) = self.store(owner);
+        MemoryPlatform::over(store, !is_new)
+    }
+
+    /// An owner's state, and whether it was made by this call.
+    fn store(&self, owner: usize) -> (Arc<Store>, bool) {
         let mut stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         let known = stores.len();
         while stores.len() <= owner {
@@ -91,18 +97,18 @@ impl World {
                 self.flaws.clone(),
             )));
         }
-        MemoryPlatform::over(Arc::clone(&stores[owner]), owner < known)
+        (Arc::clone(&stores[owner]), owner >= known)
     }
 
     /// The processes of a node of the first owner, as the simulated host has them.
     pub fn processes(&self, id: &NodeId) -> Vec<LiveProcess> {
-        let owner = self.open_store().owner.clone();
+        let owner = self.store(0).0.owner.clone();
         self.kernel.census(&owner, id)
     }
 
     /// The starts of a node's programs, as they wrote them down in their data; data of the first owner only.
     pub fn boots(&self, id: &NodeId) -> Vec<Boot> {
-        let store = self.open_store();
+        let (store, _) = self.store(0);
         let marks = store.disk().data.clone();
         let mut boots: Vec<Boot> = self
             .kernel
@@ -123,7 +129,7 @@ impl World {
 
     /// Writes a line to the log of a node of the first owner, as its program could.
     pub fn write_log(&self, id: &NodeId, line: &str) {
-        let store = self.open_store();
+        let (store, _) = self.store(0);
         let log = store
             .disk()
             .nodes
@@ -137,10 +143,6 @@ impl World {
     /// Whether a folder is there on the simulated host.
     pub fn has_folder(&self, path: &Path) -> bool {
         self.kernel.folder(path).is_some()
-    }
-
-    fn open_store(&self) -> Arc<Store> {
-        Arc::clone(&self.open_as(0).store)
     }
 }
 

@@ -432,6 +432,9 @@ impl Platform for MemoryPlatform {
                 self.want(config)?;
                 self.become_ready(&id).await
             };
+            if self.store.has(Flaw::NotSerial) {
+                return work.await;
+            }
             if self.store.has(Flaw::StopWaitsForSpawn) {
                 return self.locks.interrupt(&id, work).await;
             }
@@ -441,7 +444,11 @@ impl Platform for MemoryPlatform {
     }
 
     async fn stop_node(&self, node_id: &NodeId) -> Result<()> {
-        let ended = self.locks.interrupt(node_id, self.end(node_id)).await;
+        let ended = if self.store.has(Flaw::NotSerial) {
+            self.end(node_id).await
+        } else {
+            self.locks.interrupt(node_id, self.end(node_id)).await
+        };
         ended.map_err(|e| self.fault(e, "stop_node", node_id))
     }
 
