@@ -150,7 +150,7 @@ fn a_restarted_program_is_told_to_the_watchers() {
     });
     assert_eq!(
         (record.restarts, record.exit_code, record.finished_ms),
-        (1, None, 0)
+        (1, Some(9), 0)
     );
     shim.stop(None);
 }
