@@ -57,6 +57,8 @@ pub(crate) struct Committer {
     pub(crate) totals: Totals,
     /// Bytes of free disk below which nothing is written.
     pub(crate) min_free_bytes: u64,
+    /// Whether the last record could not be written.
+    pub(crate) failing: bool,
     /// Takes the numbers of content files to remove, so that a large unlink delays no commit.
     pub(crate) reaper: std::sync::mpsc::Sender<u64>,
 }
@@ -184,6 +186,9 @@ impl Committer {
         totals.next_id = self.ids.load(Ordering::Relaxed);
         match self.write(record) {
             Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("writes are taken again");
+                }
                 self.totals = totals;
                 self.overlay.add(changes);
                 self.metrics.committed(number, started.elapsed(), totals);
@@ -192,7 +197,10 @@ impl Committer {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, changes = number, "a commit failed");
+                // A full disk is said once; each client is told.
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!(%error, "writes are refused");
+                }
                 for change in accepted {
                     self.refuse(change, &error);
                 }

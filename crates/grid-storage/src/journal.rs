@@ -246,6 +246,12 @@ impl Journal {
         self.next - 1
     }
 
+    /// Takes no more into the active file, nor into the other until [`Journal::switch`]: both
+    /// hold what the index has not taken in.
+    pub(crate) fn close_active(&mut self) {
+        self.offset = SEGMENT_BYTES;
+    }
+
     /// Goes on with the other file, which the index must have taken in.
     pub(crate) fn switch(&mut self) {
         self.active = 1 - self.active;

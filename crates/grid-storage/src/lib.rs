@@ -12,6 +12,7 @@ mod journal;
 mod key;
 mod metrics;
 mod overlay;
+mod recover;
 mod row;
 mod server;
 mod stall;

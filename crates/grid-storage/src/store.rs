@@ -14,13 +14,14 @@ use crate::applier::Applier;
 use crate::commit::{self, Committer, Done, Submission};
 use crate::config::Limits;
 use crate::content::{ContentDir, ContentInfo, ContentReader, ContentWriter, PendingContent};
-use crate::dir::{DataDir, damaged};
+use crate::dir::DataDir;
 use crate::error::{Error, ErrorKind};
-use crate::index::{Condition, Index, Totals};
+use crate::index::{Condition, Index};
 use crate::journal::{self, Journal};
 use crate::key::Key;
 use crate::metrics::Metrics;
 use crate::overlay::Overlay;
+use crate::recover::{Recovered, recover};
 use crate::row::{Place, Row};
 
 /// Bodies up to this size live in the index, where one sync serves many of them: 16 KiB. Larger
@@ -132,23 +133,31 @@ impl Store {
             dir.complete().map_err(begin)?;
         }
         dir.check_parts()?;
-        let index = Index::open(&dir.index_path())?;
-        let totals = replay(&dir, &index)?;
-        let index = Arc::new(index);
         let content = ContentDir::open(&dir.objects_path())
             .map_err(|source| Error::io("open the content files", source))?;
         let content = Arc::new(content);
-        sweep(&index, &content, &metrics)?;
+        let Recovered {
+            index,
+            totals,
+            pending,
+        } = recover(&dir, &content, &metrics)?;
         metrics.totals(totals);
+        let index = Arc::new(index);
         let ids = Arc::new(AtomicU64::new(totals.next_id));
         let overlay = Arc::new(Overlay::new(Arc::clone(&index)));
         let threads_error = |source| Error::io("start the store's threads", source);
         let applier = Applier::start(index, Arc::clone(&overlay)).map_err(threads_error)?;
+        let mut journal = Journal::open(dir.path(), totals.journal, totals.applied)
+            .map_err(|source| Error::io("open the journal", source))?;
+        if !pending.is_empty() {
+            overlay.add(pending);
+            applier.begin(overlay.freeze(), totals);
+            journal.close_active();
+        }
         let (reaper, reaper_thread) =
             commit::start_reaper(Arc::clone(&content)).map_err(threads_error)?;
         let committer = Committer {
-            journal: Journal::open(dir.path(), totals.journal, totals.applied)
-                .map_err(|source| Error::io("open the journal", source))?,
+            journal,
             overlay: Arc::clone(&overlay),
             applier,
             content: Arc::clone(&content),
@@ -156,6 +165,7 @@ impl Store {
             metrics: Arc::clone(&metrics),
             totals,
             min_free_bytes: limits.min_free_bytes,
+            failing: false,
             reaper,
         };
         let (sender, commit_thread) = commit::start(committer).map_err(threads_error)?;
@@ -394,57 +404,6 @@ impl Drop for Store {
             }
         }
     }
-}
-
-/// Brings what the journal holds beyond the index into it; the totals after that.
-fn replay(dir: &DataDir, index: &Index) -> Result<Totals, Error> {
-    let mut totals = index.totals().map_err(|error| match error.kind() {
-        ErrorKind::Corrupt => {
-            damaged(dir.path(), "`index.redb` is not a store's index").with_source(error)
-        }
-        _ => error,
-    })?;
-    let (changes, last) = journal::replay(dir.path(), totals.journal, totals.applied)
-        .map_err(|source| Error::io("read the journal", source))?
-        .map_err(|problem| damaged(dir.path(), problem))?;
-    if last == totals.applied {
-        return Ok(totals);
-    }
-    for row in changes.values().flatten() {
-        totals.next_id = totals
-            .next_id
-            .max(row.generation + 1)
-            .max(row.file().map_or(0, |id| id + 1));
-    }
-    totals.applied = last;
-    tracing::info!(
-        changes = changes.len(),
-        "replaying the journal after a crash"
-    );
-    index.apply(&changes, totals)
-}
-
-/// Removes the content files that no row names: what a crash left of unfinished writes,
-/// replacements and deletes.
-fn sweep(index: &Index, content: &ContentDir, metrics: &Metrics) -> Result<(), Error> {
-    let what = |source| Error::io("sweep the content files", source);
-    let mut kept = 0;
-    for id in content.ids().map_err(what)? {
-        if index.names_file(id)? {
-            kept += 1;
-        } else {
-            content.remove(id).map_err(what)?;
-            metrics.orphan_removed();
-        }
-    }
-    let named = index.file_count()?;
-    if named != kept {
-        tracing::error!(
-            missing = named - kept,
-            "content files are missing; reads of their objects will fail"
-        );
-    }
-    Ok(())
 }
 
 /// What comes back for a submission, once it is durable.

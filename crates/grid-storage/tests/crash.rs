@@ -32,19 +32,39 @@ async fn child_server() {
     server.run(std::future::pending()).await.unwrap();
 }
 
-async fn start_child(dir: &Path) -> (Child, SocketAddr) {
+/// A child that does not outlive its test.
+struct Killed(Child);
+
+impl Killed {
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Both fail only if it is gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn start_child(dir: &Path) -> (Killed, SocketAddr) {
     start_command(dir, &mut Command::new(std::env::current_exe().unwrap())).await
 }
 
 /// Starts the child by a command that takes this program's arguments.
-async fn start_command(dir: &Path, command: &mut Command) -> (Child, SocketAddr) {
+async fn start_command(dir: &Path, command: &mut Command) -> (Killed, SocketAddr) {
     let _ = std::fs::remove_file(dir.join("address"));
-    let child = command
-        .args(["--exact", "child_server"])
-        .env(CHILD, dir)
-        .stdout(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let child = Killed(
+        command
+            .args(["--exact", "child_server"])
+            .env(CHILD, dir)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
     let mut address = None;
     eventually("the child listens", async || {
         address = std::fs::read_to_string(dir.join("address")).ok();
@@ -128,8 +148,7 @@ async fn acknowledged_objects_survive_kill() {
         for _ in 0..150 + round * 37 {
             acknowledgements.recv().await.unwrap();
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
         let mut in_flight: HashMap<String, Option<u64>> = HashMap::new();
         for writer in writers {
             let (known, last) = writer.await.unwrap();
@@ -175,15 +194,20 @@ async fn acknowledged_objects_survive_kill() {
     }
 }
 
+/// Runs this program with files of at most 5 MiB.
+fn limited() -> Command {
+    let mut command = Command::new("bash");
+    command
+        .args(["-c", "trap '' XFSZ; ulimit -f 5120; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap());
+    command
+}
+
 /// As with a full disk, but for one process: no file may grow beyond 5 MiB.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_fills_up_loses_nothing_that_was_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
-    let mut limited = Command::new("bash");
-    limited
-        .args(["-c", "trap '' XFSZ; ulimit -f 5120; exec \"$0\" \"$@\""])
-        .arg(std::env::current_exe().unwrap());
-    let (mut child, address) = start_command(dir.path(), &mut limited).await;
+    let (mut child, address) = start_command(dir.path(), &mut limited()).await;
     let client = Client::new();
     let put = async |key: &str, body: Vec<u8>| {
         client
@@ -229,8 +253,33 @@ async fn a_disk_that_fills_up_loses_nothing_that_was_acknowledged() {
         })
         .await;
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
+    // Started again with no more room, it still serves, and still refuses.
+    let (mut child, address) = start_command(dir.path(), &mut limited()).await;
+    for n in [0, acknowledged / 2, acknowledged - 1] {
+        let answer = client
+            .get(format!("http://{address}/v1/objects/small/{n}"))
+            .send()
+            .await
+            .unwrap();
+        assert!(
+            answer.bytes().await.unwrap() == pattern(10_000, n),
+            "small/{n}"
+        );
+    }
+    let refused = client
+        .put(format!("http://{address}/v1/objects/more"))
+        .body(vec![0; 10_000])
+        .send()
+        .await
+        .unwrap();
+    common::assert_error(
+        refused,
+        reqwest::StatusCode::INSUFFICIENT_STORAGE,
+        "storage_full",
+    )
+    .await;
+    child.kill();
     let store = Store::open(dir.path().join("data")).unwrap();
     for n in 0..acknowledged {
         let (_, body) = store
