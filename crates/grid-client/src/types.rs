@@ -280,6 +280,10 @@ pub struct Agent {
     /// When it was last heard, RFC 3339.
     #[serde(default)]
     pub last_seen: Option<String>,
+    /// Why the master refused it when it last tried to connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub error: Option<ErrorReport>,
 }
 
 /// Something that happened, as `GET /api/grid/events` tells it.
@@ -290,7 +294,7 @@ pub struct Event {
     /// When, RFC 3339.
     pub at: String,
     /// What: `node.created`, `node.changed`, `node.removed`, `agent.ready`, `agent.lost`, `agent.cordoned`,
-    /// `agent.uncordoned`, `resync` (events before this one are no longer kept: read the lists again).
+    /// `agent.uncordoned`, `agent.refused`, `resync` (events before this one are no longer kept: read the lists again).
     pub kind: String,
     /// The node it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

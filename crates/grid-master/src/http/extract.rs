@@ -1,0 +1,199 @@
+//! What handlers take from requests; every refusal is JSON.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::to_bytes,
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    http::{StatusCode, header, request::Parts},
+};
+use grid_client::Role;
+use grid_platform_api::{Error, ErrorKind, NodeId};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::{app::App, auth, error::ApiError, ops::Idempotency, store::row::TokenRow};
+
+/// The largest body, in bytes: far above every request that makes sense.
+pub(super) const MAX_BODY: usize = 1 << 20;
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+fn invalid(message: impl Into<String>, hint: &str) -> ApiError {
+    Error::new(ErrorKind::InvalidConfig, message)
+        .with_hint(hint)
+        .into()
+}
+
+fn token(parts: &Parts, app: &App) -> Result<Arc<TokenRow>, ApiError> {
+    let header = parts.headers.get(header::AUTHORIZATION);
+    auth::authenticate(&app.grid, header.map(|v| v.as_bytes()))
+}
+
+/// The caller may change things.
+pub(super) struct Admin(pub(super) Arc<TokenRow>);
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let token = token(parts, app)?;
+        auth::allow(&token, &[Role::Admin])?;
+        Ok(Self(token))
+    }
+}
+
+/// The caller may look.
+pub(super) struct Reader;
+
+impl FromRequestParts<Arc<App>> for Reader {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let token = token(parts, app)?;
+        auth::allow(&token, &[Role::Admin, Role::Read])?;
+        Ok(Self)
+    }
+}
+
+/// The node that the path names.
+pub(super) struct Id(pub(super) NodeId);
+
+impl FromRequestParts<Arc<App>> for Id {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Name(text) = Name::from_request_parts(parts, app).await?;
+        Ok(Self(NodeId::new(text)?))
+    }
+}
+
+/// The one part of the path that varies, as text.
+pub(super) struct Name(pub(super) String);
+
+impl FromRequestParts<Arc<App>> for Name {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        match Path::<String>::from_request_parts(parts, app).await {
+            Ok(Path(text)) => Ok(Self(text)),
+            Err(rejection) => Err(invalid(
+                format!("the path cannot be read: {}", rejection.body_text()),
+                "Write the id in the path as UTF-8, percent-encoded where it has to be.",
+            )),
+        }
+    }
+}
+
+/// The query, strictly read.
+pub(super) struct Params<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        match Query::<T>::from_request_parts(parts, app).await {
+            Ok(Query(params)) => Ok(Self(params)),
+            Err(rejection) => {
+                use std::error::Error as _;
+                let cause = rejection
+                    .source()
+                    .map_or_else(|| rejection.body_text(), ToString::to_string);
+                Err(invalid(
+                    format!("the query cannot be read: {cause}"),
+                    "`/openapi.json` lists the parameters of each path.",
+                ))
+            }
+        }
+    }
+}
+
+/// A JSON body, strictly read, whatever its content type says: `curl -d` sends another.
+pub(super) struct Body<T> {
+    pub(super) value: T,
+    /// SHA-256 of the bytes.
+    pub(super) digest: Vec<u8>,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, ApiError> {
+        let too_large = || {
+            let error = Error::new(
+                ErrorKind::InvalidConfig,
+                format!("the body is larger than {MAX_BODY} bytes"),
+            )
+            .with_hint("Keep large values out of requests: put files on the agent's host.");
+            ApiError::with_status(StatusCode::PAYLOAD_TOO_LARGE, error)
+        };
+        let announced = request
+            .headers()
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > MAX_BODY as u64) {
+            return Err(too_large());
+        }
+        let read = tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), MAX_BODY)).await;
+        let bytes = match read {
+            Ok(Ok(bytes)) => bytes,
+            Ok(Err(error)) => {
+                // Either more than the limit came, or the connection broke: then nobody reads this.
+                tracing::debug!(%error, "a body could not be read");
+                return Err(too_large());
+            }
+            Err(_) => {
+                let error = Error::new(
+                    ErrorKind::Timeout,
+                    format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
+                )
+                .with_hint("Send the request again.");
+                return Err(ApiError::with_status(StatusCode::REQUEST_TIMEOUT, error));
+            }
+        };
+        let value = serde_json::from_slice(&bytes).map_err(|error| {
+            let what = match error.classify() {
+                serde_json::error::Category::Data => "the body does not fit",
+                _ => "the body is not JSON",
+            };
+            invalid(
+                format!("{what}: {error}"),
+                "`/openapi.json` lists the fields of each body.",
+            )
+        })?;
+        Ok(Self {
+            value,
+            digest: Sha256::digest(&bytes).to_vec(),
+        })
+    }
+}
+
+/// The `Idempotency-Key` of a request, if it has one.
+pub(super) struct Key(Option<String>);
+
+impl FromRequestParts<Arc<App>> for Key {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, ApiError> {
+        let Some(header) = parts.headers.get("idempotency-key") else {
+            return Ok(Self(None));
+        };
+        match header.to_str() {
+            Ok(text) if (1..=255).contains(&text.len()) => Ok(Self(Some(text.to_owned()))),
+            _ => Err(invalid(
+                "the `Idempotency-Key` is not 1 to 255 ASCII characters",
+                "Send a random key, such as a UUID.",
+            )),
+        }
+    }
+}
+
+impl Key {
+    /// With the body it came with; keys of different tokens are different keys.
+    pub(super) fn with(self, token: &TokenRow, digest: Vec<u8>) -> Option<Idempotency> {
+        self.0.map(|key| Idempotency {
+            key: format!("{}/{key}", token.id),
+            body: digest,
+        })
+    }
+}

@@ -1,0 +1,146 @@
+//! Logs on their way from an agent to a reader.
+//!
+//! A log is asked for over the session and comes by a call of its own. A slow reader fills the few frames between,
+//! then that call's window, and then the agent waits; the session's call has a window of its own.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use grid_platform_api::{Error, ErrorKind, LogCursor, NodeId};
+use grid_proto::v1;
+use tokio::sync::mpsc;
+
+use super::{Session, disconnected};
+use crate::{auth, error::ApiError};
+
+/// Frames between the agent's call and the reader.
+const FRAMES: usize = 4;
+/// Logs of one agent that may be read at once. Each may hold a window's worth of unread bytes on the agent's
+/// connection, which the connection's own window has room for (see `server`).
+pub(crate) const MAX_PER_AGENT: usize = 64;
+/// How long the agent may take to open the log.
+const OPEN: Duration = Duration::from_secs(10);
+
+/// One log that is awaited or being read.
+struct Waiting {
+    install_id: String,
+    /// Taken by the agent's call.
+    frames: Option<mpsc::Sender<v1::LogFrame>>,
+}
+
+/// All logs that are awaited or being read.
+#[derive(Default)]
+pub(crate) struct LogHub {
+    logs: Mutex<HashMap<u64, Waiting>>,
+}
+
+/// A log being read. Dropping it ends the agent's call.
+pub(crate) struct LogReader {
+    hub: Arc<LogHub>,
+    id: u64,
+    frames: mpsc::Receiver<v1::LogFrame>,
+}
+
+impl LogHub {
+    fn logs(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks the agent for a log and waits until it comes; the first frame is returned with it.
+    ///
+    /// # Errors
+    /// The agent's own when it cannot open the log; `Unavailable`, `Timeout`, `Exhausted`.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        session: &Session,
+        node: &NodeId,
+        cursor: &LogCursor,
+        follow: bool,
+    ) -> Result<(LogReader, v1::LogFrame), ApiError> {
+        // Random, so that an agent's late answer to a master that was restarted finds nobody.
+        let id = u64::from_le_bytes(auth::random()?);
+        let (sender, frames) = mpsc::channel(FRAMES);
+        {
+            let mut logs = self.logs();
+            let busy = logs
+                .values()
+                .filter(|w| w.install_id == session.install_id)
+                .count();
+            if busy >= MAX_PER_AGENT {
+                return Err(Error::new(
+                    ErrorKind::Exhausted,
+                    format!(
+                        "{MAX_PER_AGENT} logs of the agent `{}` are being read",
+                        session.agent
+                    ),
+                )
+                .with_hint("End some `grid logs -f`.")
+                .into());
+            }
+            let waiting = Waiting {
+                install_id: session.install_id.clone(),
+                frames: Some(sender),
+            };
+            logs.insert(id, waiting);
+        }
+        let mut reader = LogReader {
+            hub: self.clone(),
+            id,
+            frames,
+        };
+        session
+            .outbox
+            .message(v1::from_master::Message::OpenLogs(v1::OpenLogs {
+                request_id: id,
+                node_id: node.to_string(),
+                cursor: cursor.to_string(),
+                follow,
+            }))?;
+        let first = tokio::select! {
+            first = tokio::time::timeout(OPEN, reader.next()) => first,
+            () = session.ended.cancelled() => return Err(disconnected(&session.agent).into()),
+        };
+        match first {
+            Ok(Some(frame)) => match grid_proto::report_from_json(&frame.error_json) {
+                Some(error) if frame.items.is_empty() => Err(error.into()),
+                _ => Ok((reader, frame)),
+            },
+            Ok(None) => Err(disconnected(&session.agent).into()),
+            Err(_) => Err(Error::new(
+                ErrorKind::Timeout,
+                format!(
+                    "the agent `{}` did not open the log within {} s",
+                    session.agent,
+                    OPEN.as_secs()
+                ),
+            )
+            .with_hint("Look into the agent's log; its platform may hang.")
+            .into()),
+        }
+    }
+
+    /// The reader's end of the log that an agent's call names; `None` when nobody of that install's waits for it.
+    pub(crate) fn claim(&self, id: u64, install_id: &str) -> Option<mpsc::Sender<v1::LogFrame>> {
+        self.logs()
+            .get_mut(&id)
+            .filter(|w| w.install_id == install_id)?
+            .frames
+            .take()
+    }
+}
+
+impl LogReader {
+    /// The next frame; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Option<v1::LogFrame> {
+        self.frames.recv().await
+    }
+}
+
+impl Drop for LogReader {
+    fn drop(&mut self) {
+        self.hub.logs().remove(&self.id);
+    }
+}

@@ -1,0 +1,422 @@
+//! The gRPC service that agents call.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures::Stream;
+use grid_client::Role;
+use grid_platform_api::{Error, ErrorKind, NodeId, Timestamp};
+use grid_proto::{
+    Observation, Want, Wish as WireWish,
+    v1::{self, agent_link_server::AgentLink, from_agent, from_master},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::Session;
+use crate::{
+    app::App,
+    auth,
+    error::to_status,
+    store::row::{AgentInfo, NodeRow, TokenRow, Wish},
+};
+
+/// How long an agent may take to say hello, or a log's first frame to come.
+const HELLO: Duration = Duration::from_secs(10);
+/// Messages between a session's writer and its connection.
+const QUEUE: usize = 16;
+
+/// The service.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) app: Arc<App>,
+}
+
+fn refuse(code: Code, error: &Error) -> Status {
+    to_status(code, &error.to_report())
+}
+
+impl Link {
+    fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<TokenRow>, Status> {
+        let header = metadata.get("authorization").map(|v| v.as_bytes());
+        let token = auth::authenticate(&self.app.grid, header)
+            .map_err(|e| to_status(Code::Unauthenticated, &e.report))?;
+        auth::allow(&token, &[Role::Agent])
+            .map_err(|e| to_status(Code::PermissionDenied, &e.report))?;
+        Ok(token)
+    }
+
+    /// Reads the hello and lets the agent in, or says why not.
+    async fn admit(&self, hello: v1::Hello, token: &TokenRow) -> Result<Arc<Session>, Status> {
+        let agent = hello.agent_id.clone();
+        let admitted = match check_hello(&self.app, &hello) {
+            Ok(info) => self
+                .app
+                .admit_agent(&agent, &hello.install_id, info, &token.id)
+                .await
+                .map_err(|e| {
+                    let code = match e.kind() {
+                        ErrorKind::PermissionDenied => Code::PermissionDenied,
+                        ErrorKind::OwnedByOther => Code::AlreadyExists,
+                        _ => Code::Unavailable,
+                    };
+                    (code, e)
+                }),
+            Err(error) => Err((Code::FailedPrecondition, error)),
+        };
+        match admitted {
+            Ok(()) => Ok(Arc::new(Session::new(agent, hello.install_id))),
+            Err((code, error)) => {
+                tracing::warn!(agent = %agent.escape_debug(), error = %error, "an agent is refused");
+                // Shown to people only when it is the agent they know by that name, not an impostor.
+                if code == Code::FailedPrecondition && self.app.owns(&agent, &hello.install_id) {
+                    self.app.grid.refused(&agent, error.to_report());
+                }
+                Err(refuse(code, &error))
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentLink for Link {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::FromMaster, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let token = self.authenticate(request.metadata())?;
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(HELLO, inbound.message()).await;
+        let Ok(Ok(Some(v1::FromAgent {
+            message: Some(from_agent::Message::Hello(hello)),
+        }))) = first
+        else {
+            let error = Error::new(ErrorKind::InvalidConfig, "a session begins with a hello");
+            return Err(refuse(Code::InvalidArgument, &error));
+        };
+        let session = self.admit(hello, &token).await?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        self.app.grid.connect(&session.agent, &session);
+        tracing::info!(agent = session.agent, "an agent is connected");
+        let app = self.app.clone();
+        app.tasks.spawn(write(app.clone(), session.clone(), sender));
+        app.tasks.spawn(read(app.clone(), session, inbound));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn push_logs(
+        &self,
+        request: Request<Streaming<v1::LogFrame>>,
+    ) -> Result<Response<v1::PushLogsDone>, Status> {
+        let token = self.authenticate(request.metadata())?;
+        let mut inbound = request.into_inner();
+        let first = tokio::time::timeout(HELLO, inbound.message()).await;
+        let Ok(Ok(Some(first))) = first else {
+            let error = Error::new(ErrorKind::InvalidConfig, "a log begins with a frame");
+            return Err(refuse(Code::InvalidArgument, &error));
+        };
+        let install_id = token.install_id.as_deref().unwrap_or_default();
+        // Nobody reads it any more: not an error, the agent asks no further.
+        let Some(reader) = self.app.logs.claim(first.request_id, install_id) else {
+            return Ok(Response::new(v1::PushLogsDone {}));
+        };
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            if reader.send(frame).await.is_err() {
+                break;
+            }
+            next = tokio::select! {
+                () = reader.closed() => None,
+                () = self.app.shutdown.cancelled() => None,
+                frame = inbound.message() => frame.unwrap_or_else(|status| Some(broken(&status))),
+            };
+        }
+        Ok(Response::new(v1::PushLogsDone {}))
+    }
+}
+
+/// The last frame of a log whose agent went away.
+fn broken(status: &Status) -> v1::LogFrame {
+    let error = Error::new(ErrorKind::Unavailable, "the agent's log stream broke off")
+        .with_hint("Read on with the last line's `cursor`.")
+        .with_source(std::io::Error::other(status.message().to_owned()));
+    v1::LogFrame {
+        error_json: grid_proto::report_to_json(&error.to_report()),
+        ..v1::LogFrame::default()
+    }
+}
+
+/// Whether the agent may be let in, by what it says of itself.
+fn check_hello(app: &App, hello: &v1::Hello) -> Result<AgentInfo, Error> {
+    let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
+    if hello.protocol != grid_proto::PROTOCOL {
+        return Err(invalid(format!(
+            "the agent speaks protocol {}, and this master speaks {}",
+            hello.protocol,
+            grid_proto::PROTOCOL
+        ))
+        .with_hint("Run agent and master of one version."));
+    }
+    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let id = &hello.agent_id;
+    if id.is_empty() || id.len() > 63 || !id.chars().all(name) {
+        return Err(invalid(format!(
+            "`{}` is not an agent id",
+            id.escape_debug()
+                .to_string()
+                .chars()
+                .take(60)
+                .collect::<String>()
+        ))
+        .with_hint("Set `[agent] agent_id` to 1 to 63 letters, digits, `-`, `_` and `.`."));
+    }
+    if hello.install_id.is_empty() || hello.install_id.len() > 128 {
+        return Err(invalid("the agent names no install id".to_owned()));
+    }
+    check_history(app, hello)?;
+    let json = |what: &str, text: &str| -> Result<Option<serde_json::Value>, Error> {
+        match text {
+            "" => Ok(None),
+            text => serde_json::from_str(text)
+                .map(Some)
+                .map_err(|e| invalid(format!("the agent's {what} cannot be read")).with_source(e)),
+        }
+    };
+    // What only a newer version knows is left out: it is asked for by nobody here.
+    Ok(AgentInfo {
+        version: hello.version.clone(),
+        platform: hello.platform.clone(),
+        capabilities: json("capabilities", &hello.capabilities_json)?
+            .and_then(|v| serde_json::from_value(v).ok())
+            .unwrap_or_default(),
+        labels: hello.labels.clone().into_iter().collect(),
+        max_storage_nodes: hello.max_storage_nodes,
+        memory_mb: hello.memory_mb,
+        cpu_millis: hello.cpu_millis,
+        default_program: json("default program", &hello.default_program_json)?
+            .and_then(|v| serde_json::from_value(v).ok()),
+        default_health: json("default health check", &hello.default_health_json)?
+            .and_then(|v| serde_json::from_value(v).ok()),
+    })
+}
+
+/// An agent of another grid, or one that has seen more than this store, is told so and goes on as it is.
+fn check_history(app: &App, hello: &v1::Hello) -> Result<(), Error> {
+    if hello.grid_id.is_empty() {
+        return Ok(());
+    }
+    let seen = grid_proto::Fence {
+        grid_id: hello.grid_id.clone(),
+        epoch: hello.epoch,
+        revision: hello.revision,
+    };
+    seen.admits(&app.grid.fence())
+}
+
+/// Tells the agent what it has to be told, until the session ends.
+async fn write(
+    app: Arc<App>,
+    session: Arc<Session>,
+    sender: mpsc::Sender<Result<v1::FromMaster, Status>>,
+) {
+    let work = async {
+        let fence = app.grid.fence();
+        let welcome = v1::Welcome {
+            grid_id: fence.grid_id,
+            epoch: fence.epoch,
+            heartbeat_ms: millis(app.settings.heartbeat),
+            lost_after_ms: millis(app.settings.lost_after),
+        };
+        send(&sender, from_master::Message::Welcome(welcome)).await?;
+        session.outbox.all();
+        session.outbox.wake();
+        let mut ticker = tokio::time::interval(app.settings.heartbeat);
+        ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sequence = 0;
+        loop {
+            tokio::select! {
+                pending = session.outbox.take() => {
+                    for message in pending.messages {
+                        send(&sender, message).await?;
+                    }
+                    if pending.all {
+                        send(&sender, desired_set(&app, &session.agent)).await?;
+                    } else {
+                        for message in desired_nodes(&app, &session.agent, pending.nodes) {
+                            send(&sender, message).await?;
+                        }
+                    }
+                }
+                _ = ticker.tick() => {
+                    sequence += 1;
+                    let beat = v1::Heartbeat { sequence };
+                    send(&sender, from_master::Message::Heartbeat(beat)).await?;
+                }
+            }
+        }
+    };
+    let closed: Result<(), Closed> = tokio::select! {
+        closed = work => closed,
+        () = session.ended.cancelled() => Ok(()),
+        () = app.shutdown.cancelled() => Ok(()),
+    };
+    if closed.is_ok() {
+        // The agent reconnects; a full channel means that it does not read, and needs no reason.
+        let _ = sender.try_send(Err(Status::unavailable("the session is over: reconnect")));
+    }
+    session.end();
+}
+
+/// The agent's end of the session is gone.
+struct Closed;
+
+async fn send(
+    sender: &mpsc::Sender<Result<v1::FromMaster, Status>>,
+    message: from_master::Message,
+) -> Result<(), Closed> {
+    let message = v1::FromMaster {
+        message: Some(message),
+    };
+    sender.send(Ok(message)).await.map_err(|_| Closed)
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn desired_set(app: &App, agent: &str) -> from_master::Message {
+    let (fence, rows) = app.grid.desired(agent);
+    from_master::Message::Desired(v1::DesiredSet {
+        fence: Some((&fence).into()),
+        nodes: rows.iter().filter_map(|row| wire(app, row)).collect(),
+    })
+}
+
+fn desired_nodes(
+    app: &App,
+    agent: &str,
+    ids: impl IntoIterator<Item = NodeId>,
+) -> Vec<from_master::Message> {
+    let (fence, rows) = app.grid.wishes(agent, ids);
+    rows.iter()
+        .filter_map(|row| wire(app, row))
+        .map(|node| {
+            from_master::Message::Node(v1::DesiredNode {
+                fence: Some((&fence).into()),
+                ..node
+            })
+        })
+        .collect()
+}
+
+/// The wish as it travels, with the values of its secrets. One that cannot be opened is not sent: its node goes on as
+/// it is.
+fn wire(app: &App, row: &NodeRow) -> Option<v1::DesiredNode> {
+    let config = |row: &NodeRow| match app.config_with_secrets(row) {
+        Ok(config) => config.map(Box::new),
+        Err(error) => {
+            tracing::error!(node = %row.id, error = %error.report().trim_end(), "a wish cannot be sent");
+            None
+        }
+    };
+    let want = match row.wish {
+        Wish::Running => Want::Running(config(row)?),
+        Wish::Stopped => Want::Stopped(config(row)?),
+        Wish::Removed { purge: true } => Want::Removed(grid_platform_api::DataPolicy::Purge),
+        Wish::Removed { purge: false } => Want::Removed(grid_platform_api::DataPolicy::Keep),
+    };
+    let wish = WireWish {
+        node_id: row.id.clone(),
+        generation: row.generation,
+        want,
+    };
+    Some((&wish).into())
+}
+
+/// Takes what the agent says, until it goes silent or away.
+async fn read(app: Arc<App>, session: Arc<Session>, mut inbound: Streaming<v1::FromAgent>) {
+    loop {
+        let next = tokio::select! {
+            () = session.ended.cancelled() => break,
+            () = app.shutdown.cancelled() => break,
+            next = tokio::time::timeout(app.settings.lost_after, inbound.message()) => next,
+        };
+        let message = match next {
+            Ok(Ok(Some(v1::FromAgent { message }))) => message,
+            Ok(Ok(None)) => break,
+            Ok(Err(status)) => {
+                tracing::debug!(agent = session.agent, %status, "a session broke off");
+                break;
+            }
+            Err(_) => {
+                tracing::warn!(agent = session.agent, "an agent went silent");
+                break;
+            }
+        };
+        session.hear();
+        // A message of a newer version is none that this one waits for.
+        if let Some(message) = message {
+            take(&app, &session, message);
+        }
+    }
+    session.end();
+    if app.grid.disconnect(&session.agent, &session) {
+        let deadline = session.heard() + app.settings.lost_after;
+        app.watch_for_loss(session.agent.clone(), deadline);
+    }
+}
+
+fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
+    // A newer session of the agent speaks for it now.
+    if session.ended.is_cancelled() {
+        return;
+    }
+    let agent = session.agent.as_str();
+    let observation = |wire: v1::NodeObserved| match Observation::try_from(wire) {
+        Ok(observation) => Some(observation),
+        Err(error) => {
+            tracing::warn!(agent, error = %error.report().trim_end(), "a report is ignored");
+            None
+        }
+    };
+    match message {
+        from_agent::Message::Observed(all) => {
+            let nodes = all.nodes.into_iter().filter_map(observation).collect();
+            app.grid.observe_all(agent, nodes);
+        }
+        from_agent::Message::Node(node) => {
+            if let Some(observation) = observation(node) {
+                app.grid.observe(agent, observation);
+            }
+        }
+        from_agent::Message::Gone(gone) => {
+            if let Ok(id) = NodeId::new(gone.node_id) {
+                app.grid.gone(agent, &id, &gone.uid);
+            }
+        }
+        from_agent::Message::Applied(applied) => {
+            let error = grid_proto::report_from_json(&applied.error_json);
+            let Ok(id) = NodeId::new(applied.node_id) else {
+                return;
+            };
+            let generation = applied.generation;
+            if app
+                .grid
+                .applied(agent, &id, generation, error, applied.r#final)
+            {
+                let task = app.clone();
+                app.tasks
+                    .spawn(async move { task.forget(id, generation).await });
+            }
+        }
+        from_agent::Message::Answer(answer) => session.answer(answer),
+        from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
+    }
+}
+
+/// Milliseconds from now until `at`; none when it has passed.
+pub(crate) fn until(at: Timestamp) -> Duration {
+    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
+}

@@ -1,0 +1,230 @@
+//! The whole store in memory, and the changes of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use grid_platform_api::NodeId;
+
+use super::row::{AgentRow, NodeRow, RequestRow, SeenRow, TokenRow};
+
+/// One change of one row.
+#[derive(Clone, Debug)]
+pub(crate) enum Delta {
+    /// A wish is new, changed or gone, at this revision.
+    Node(NodeId, Option<Arc<NodeRow>>, u64),
+    Agent(Arc<AgentRow>),
+    Token(String, Option<Arc<TokenRow>>),
+    Request(String, Option<Arc<RequestRow>>),
+    /// Lazily kept, and not part of the [`Book`].
+    Seen(NodeId, Option<Arc<SeenRow>>),
+    /// Event ids below this may have been handed out.
+    EventIds(u64),
+}
+
+/// What an agent has by the wishes, tombstones included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) nodes: BTreeSet<NodeId>,
+    /// The sum of the memory limits, in MiB.
+    pub(crate) memory_mb: u64,
+}
+
+/// Everything durable but what was last observed. Rows are shared, so that a copy costs pointers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) grid_id: String,
+    pub(crate) epoch: u64,
+    /// Rises with every change of a wish.
+    pub(crate) revision: u64,
+    pub(crate) event_ids: u64,
+    pub(crate) nodes: HashMap<NodeId, Arc<NodeRow>>,
+    pub(crate) agents: BTreeMap<String, Arc<AgentRow>>,
+    pub(crate) tokens: HashMap<String, Arc<TokenRow>>,
+    pub(crate) requests: HashMap<String, Arc<RequestRow>>,
+    /// By agent; kept in step with `nodes`.
+    pub(super) loads: HashMap<String, Load>,
+}
+
+impl Book {
+    /// What the agent of this name has.
+    pub(crate) fn load(&self, agent: &str) -> Option<&Load> {
+        self.loads.get(agent)
+    }
+
+    pub(crate) fn apply(&mut self, delta: &Delta) {
+        match delta {
+            Delta::Node(id, row, revision) => {
+                self.revision = self.revision.max(*revision);
+                let old = match row {
+                    Some(row) => {
+                        self.count(row, true);
+                        self.nodes.insert(id.clone(), row.clone())
+                    }
+                    None => self.nodes.remove(id),
+                };
+                if let Some(old) = old {
+                    self.count(&old, false);
+                    // The set was emptied of an id that the new row has too.
+                    if let Some(row) = row {
+                        self.loads
+                            .entry(row.agent.clone())
+                            .or_default()
+                            .nodes
+                            .insert(id.clone());
+                    }
+                }
+            }
+            Delta::Agent(row) => {
+                self.agents.insert(row.id.clone(), row.clone());
+            }
+            Delta::Token(id, row) => replace(&mut self.tokens, id, row),
+            Delta::Request(key, row) => replace(&mut self.requests, key, row),
+            Delta::Seen(..) => {}
+            Delta::EventIds(next) => self.event_ids = *next,
+        }
+    }
+
+    fn count(&mut self, row: &NodeRow, add: bool) {
+        let memory = row.spec.as_ref().and_then(|s| s.memory_limit_mb);
+        let load = self.loads.entry(row.agent.clone()).or_default();
+        if add {
+            load.nodes.insert(row.id.clone());
+            load.memory_mb += memory.unwrap_or(0);
+        } else {
+            load.nodes.remove(&row.id);
+            load.memory_mb = load.memory_mb.saturating_sub(memory.unwrap_or(0));
+        }
+    }
+}
+
+fn replace<T>(map: &mut HashMap<String, Arc<T>>, key: &str, row: &Option<Arc<T>>) {
+    match row {
+        Some(row) => {
+            map.insert(key.to_owned(), row.clone());
+        }
+        None => {
+            map.remove(key);
+        }
+    }
+}
+
+/// One change while it is made: reads see everything before it, writes are kept apart until it succeeds.
+#[derive(Debug)]
+pub(crate) struct Tx<'a> {
+    /// The store as the changes before this one left it.
+    pub(crate) book: &'a Book,
+    deltas: Vec<Delta>,
+    revision: u64,
+}
+
+impl<'a> Tx<'a> {
+    pub(crate) fn new(book: &'a Book) -> Self {
+        Self {
+            book,
+            deltas: Vec::new(),
+            revision: book.revision,
+        }
+    }
+
+    pub(crate) fn put_node(&mut self, row: NodeRow) {
+        self.revision += 1;
+        let id = row.id.clone();
+        self.deltas
+            .push(Delta::Node(id, Some(Arc::new(row)), self.revision));
+    }
+
+    pub(crate) fn delete_node(&mut self, id: &NodeId) {
+        self.revision += 1;
+        self.deltas
+            .push(Delta::Node(id.clone(), None, self.revision));
+        self.deltas.push(Delta::Seen(id.clone(), None));
+    }
+
+    pub(crate) fn put_agent(&mut self, row: AgentRow) {
+        self.deltas.push(Delta::Agent(Arc::new(row)));
+    }
+
+    pub(crate) fn put_token(&mut self, row: TokenRow) {
+        self.deltas
+            .push(Delta::Token(row.id.clone(), Some(Arc::new(row))));
+    }
+
+    pub(crate) fn delete_token(&mut self, id: &str) {
+        self.deltas.push(Delta::Token(id.to_owned(), None));
+    }
+
+    pub(crate) fn put_request(&mut self, key: String, row: RequestRow) {
+        self.deltas.push(Delta::Request(key, Some(Arc::new(row))));
+    }
+
+    pub(crate) fn delete_request(&mut self, key: &str) {
+        self.deltas.push(Delta::Request(key.to_owned(), None));
+    }
+
+    pub(crate) fn put_seen(&mut self, id: NodeId, row: SeenRow) {
+        self.deltas.push(Delta::Seen(id, Some(Arc::new(row))));
+    }
+
+    pub(crate) fn reserve_event_ids(&mut self, next: u64) {
+        self.deltas.push(Delta::EventIds(next));
+    }
+
+    pub(crate) fn into_deltas(self) -> Vec<Delta> {
+        self.deltas
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grid_platform_api::{Program, SpawnConfig, Timestamp};
+
+    use super::{super::row::Wish, *};
+
+    fn row(id: &str, agent: &str, memory: Option<u64>) -> NodeRow {
+        let id = NodeId::new(id).unwrap();
+        let mut spec = SpawnConfig::new(id.clone(), Program::binary("a", [""; 0]));
+        spec.memory_limit_mb = memory;
+        NodeRow {
+            id,
+            agent: agent.into(),
+            wish: Wish::Running,
+            generation: 1,
+            settings: None,
+            spec: Some(spec),
+            sealed: BTreeMap::new(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn loads_follow_the_wishes() {
+        let mut book = Book::default();
+        let mut change = |f: &dyn Fn(&mut Tx<'_>)| {
+            let mut tx = Tx::new(&book);
+            f(&mut tx);
+            let deltas = tx.into_deltas();
+            deltas.iter().for_each(|d| book.apply(d));
+            let load = book.load("a").cloned().unwrap_or_default();
+            (book.revision, load.nodes.len(), load.memory_mb)
+        };
+        assert_eq!(
+            change(&|tx| tx.put_node(row("x", "a", Some(10)))),
+            (1, 1, 10)
+        );
+        assert_eq!(change(&|tx| tx.put_node(row("y", "a", None))), (2, 2, 10));
+        assert_eq!(
+            change(&|tx| tx.put_node(row("x", "a", Some(30)))),
+            (3, 2, 30)
+        );
+        assert_eq!(
+            change(&|tx| tx.delete_node(&NodeId::new("x").unwrap())),
+            (4, 1, 0)
+        );
+        assert_eq!(
+            change(&|tx| tx.delete_node(&NodeId::new("x").unwrap())),
+            (5, 1, 0)
+        );
+    }
+}

@@ -1,0 +1,258 @@
+//! The durable store: one thread writes, and everyone who waits shares its syncs.
+//!
+//! A change is a function over the [`Tx`]; changes run one after the other, so that what a change decides by what it
+//! reads still holds when it is written. While one commit is on its way to the disk, the changes that arrive queue
+//! up, and the next commit takes them all. Nothing is shown, told to an agent or acknowledged before it is durable.
+
+mod book;
+mod disk;
+pub(crate) mod row;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Instant,
+};
+
+use grid_platform_api::{Error, ErrorKind, Result};
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use book::{Book, Delta, Load, Tx};
+use disk::Disk;
+pub(crate) use disk::{Birth, Contents};
+
+/// Bounds of one transaction, so that the latency and memory of a burst are bounded.
+const MAX_BATCH: usize = 1024;
+/// Changes that may wait before senders have to.
+const QUEUE: usize = 1024;
+
+/// Who is told what has become durable, before those who asked for it are answered.
+pub(crate) trait Listener: Send + Sync + 'static {
+    /// These changes are durable, in this order. Must not wait for anything.
+    fn committed(&self, deltas: &[Delta]);
+    /// The book as `committed` has built it.
+    fn book(&self) -> Book;
+    /// One commit of `changes` changes took this long.
+    fn measured(&self, changes: usize, took: std::time::Duration);
+}
+
+/// Tells the one who asked: the change is durable, or why it is not.
+type Reply = Box<dyn FnOnce(Result<()>) + Send>;
+/// Runs one change: `None` when it refused, and has told so.
+type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Option<Reply> + Send>;
+
+/// The open store.
+pub(crate) struct Store {
+    sender: Mutex<Option<mpsc::Sender<Job>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The last write failed, and the file has not been opened again since.
+    failed: Arc<AtomicBool>,
+}
+
+/// A store that has been read and not started.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    disk: Disk,
+    pub(crate) contents: Contents,
+}
+
+impl Opened {
+    /// Opens or makes the store at `path`.
+    ///
+    /// # Errors
+    /// `StateLocked`, `Corrupt`, `PermissionDenied`, `Exhausted`.
+    pub(crate) fn open(path: &Path, birth: impl FnOnce() -> Result<Birth>) -> Result<Self> {
+        let (disk, contents) = Disk::open(path, birth)?;
+        Ok(Self { disk, contents })
+    }
+
+    /// Begins a new epoch, above every one that was ever begun, also by copies of this store.
+    ///
+    /// `now` is Unix time in seconds: a restored copy does not know the epochs that were begun after it was made, and
+    /// time does.
+    pub(crate) fn begin_epoch(&mut self, now: u64) -> Result<u64> {
+        let epoch = now.max(self.contents.book.epoch + 1);
+        self.disk.set_epoch(epoch)?;
+        self.contents.book.epoch = epoch;
+        Ok(epoch)
+    }
+
+    /// Starts the writing thread.
+    pub(crate) fn start(self, book: Book, listener: Arc<dyn Listener>) -> Result<Store> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let failed = Arc::new(AtomicBool::new(false));
+        let writer = Writer {
+            disk: self.disk,
+            book,
+            listener,
+            doubtful: Vec::new(),
+            failed: failed.clone(),
+        };
+        let thread = std::thread::Builder::new()
+            .name("master-store".to_owned())
+            .spawn(move || writer.run(receiver))
+            .map_err(|e| {
+                Error::new(ErrorKind::Exhausted, "cannot start the store's thread").with_source(e)
+            })?;
+        Ok(Store {
+            sender: Mutex::new(Some(sender)),
+            thread: Mutex::new(Some(thread)),
+            failed,
+        })
+    }
+}
+
+impl Store {
+    /// Makes a change and waits until it is durable.
+    ///
+    /// A dropped future does not take the change back.
+    ///
+    /// # Errors
+    /// The change's own; `Exhausted` or `Internal` when it could not be made durable, and then nothing of it holds.
+    pub(crate) async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |tx| match change(tx) {
+            Ok(value) => Some(Box::new(move |durable: Result<()>| {
+                // Nobody may be waiting any more: the change holds all the same.
+                let _ = answer.send(durable.map(|()| value));
+            })),
+            Err(error) => {
+                let _ = answer.send(Err(error));
+                None
+            }
+        });
+        let sender = lock(&self.sender).clone();
+        let ended = || Error::new(ErrorKind::Unavailable, "the master is shutting down");
+        match sender {
+            Some(sender) => sender.send(job).await.map_err(|_| ended())?,
+            None => return Err(ended()),
+        }
+        answered.await.map_err(|_| ended())?
+    }
+
+    /// Whether changes can be made, as far as the last one tells.
+    ///
+    /// # Errors
+    /// `Exhausted` after a failed write, until the file could be opened again.
+    pub(crate) async fn check(&self) -> Result<()> {
+        // Passing through the writing thread lets it try to open the file again.
+        self.change(|_| Ok(())).await?;
+        if self.failed.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Exhausted,
+                "the store cannot be opened again after a failed write",
+            )
+            .with_hint("Check the disk's space and the permissions of the state directory."));
+        }
+        Ok(())
+    }
+
+    /// Lets what is queued become durable, then closes the file. Blocks.
+    pub(crate) fn close(&self) {
+        drop(lock(&self.sender).take());
+        if let Some(thread) = lock(&self.thread).take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's thread ended by a panic");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Writer {
+    disk: Disk,
+    /// As the last change left it, durable or about to be.
+    book: Book,
+    listener: Arc<dyn Listener>,
+    /// The batch whose write failed, until the reopened file tells whether it holds.
+    doubtful: Vec<Delta>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(mut self, mut receiver: mpsc::Receiver<Job>) {
+        while let Some(first) = receiver.blocking_recv() {
+            let mut deltas = Vec::new();
+            let mut replies = Vec::new();
+            let mut next = Some(first);
+            self.recover();
+            while let Some(job) = next {
+                let mut tx = Tx::new(&self.book);
+                if let Some(reply) = job(&mut tx) {
+                    let made = tx.into_deltas();
+                    made.iter().for_each(|delta| self.book.apply(delta));
+                    deltas.extend(made);
+                    replies.push(reply);
+                }
+                next = (replies.len() < MAX_BATCH)
+                    .then(|| receiver.try_recv().ok())
+                    .flatten();
+            }
+            self.commit(&deltas, replies);
+            self.failed.store(!self.disk.is_open(), Ordering::Release);
+        }
+    }
+
+    /// After a failed write: opens the file again and learns what holds. While it cannot be opened, writes fail.
+    fn recover(&mut self) {
+        match self.disk.reopen() {
+            Ok(None) => {}
+            Ok(Some(landed)) => {
+                let deltas = std::mem::take(&mut self.doubtful);
+                if landed {
+                    deltas.iter().for_each(|delta| self.book.apply(delta));
+                    self.listener.committed(&deltas);
+                }
+                tracing::warn!(landed, "the store was opened again after a failed write");
+            }
+            Err(error) => {
+                tracing::error!(error = %error.report().trim_end(), "the store cannot be opened again");
+            }
+        }
+    }
+
+    fn commit(&mut self, deltas: &[Delta], replies: Vec<Reply>) {
+        if !deltas.is_empty() {
+            let started = Instant::now();
+            let was_open = self.disk.is_open();
+            if let Err(error) = self.disk.write(deltas) {
+                tracing::error!(error = %error.report().trim_end(), "a change could not be stored");
+                self.book = self.listener.book();
+                if was_open {
+                    self.doubtful = deltas.to_vec();
+                }
+                for reply in replies {
+                    reply(Err(copy(&error)));
+                }
+                return;
+            }
+            self.listener.measured(replies.len(), started.elapsed());
+            self.listener.committed(deltas);
+        }
+        replies.into_iter().for_each(|reply| reply(Ok(())));
+    }
+}
+
+/// The same error for each of those who shared the commit.
+fn copy(error: &Error) -> Error {
+    let report = error.to_report();
+    let message = std::iter::once(report.message)
+        .chain(report.causes)
+        .collect::<Vec<_>>()
+        .join(": ");
+    let copy = Error::new(error.kind(), message);
+    match report.hint {
+        Some(hint) => copy.with_hint(hint),
+        None => copy,
+    }
+}
