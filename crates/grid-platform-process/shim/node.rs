@@ -155,9 +155,8 @@ impl Node {
         };
         let record = &mut self.store.record;
         (record.state, record.pid, record.pid_start) = (State::Running, pid, start);
+        // How the last run ended stays: whoever comes later is told why there was a restart.
         (record.started_ms, record.finished_ms) = (now_ms(), 0);
-        (record.exit_code, record.signal, record.oom) = (None, None, false);
-        (record.fail_stage, record.fail_errno) = (None, None);
         // The program runs: a disk that fails now is no reason to end it.
         let _ = self.save();
         Ok(Report::Executed { pid, start })
@@ -277,6 +276,7 @@ impl Node {
         let record = &mut self.store.record;
         (record.exit_code, record.signal, record.oom) =
             (ended.exit_code, ended.signal, struck && !clean);
+        (record.fail_stage, record.fail_errno) = (None, None);
         (record.pid, record.pid_start) = (0, 0);
         // What the program wrote last is within the budget and in the index, too.
         self.look_at_log(now);
