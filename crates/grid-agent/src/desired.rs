@@ -364,10 +364,8 @@ mod tests {
             "a newer version",
             &good.replace("\"version\":1", "\"version\":2"),
         );
-        check("another key", {
-            fs::remove_file(dir.path().join("seal.key")).unwrap();
-            &good
-        });
+        file.save(&desired()).unwrap();
+        fs::remove_file(dir.path().join("seal.key")).unwrap();
         let other = DesiredFile::new(dir.path()).unwrap();
         assert_eq!(other.load().unwrap_err().kind(), ErrorKind::Corrupt);
     }

@@ -9,7 +9,8 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::session::{Client, request};
+use super::session::{dial, request};
+use crate::master::MasterAddress;
 
 /// A frame is sent when its lines have this many bytes, or when nothing more is there to send.
 const FRAME_BYTES: usize = 256 * 1024;
@@ -17,13 +18,24 @@ const FRAME_BYTES: usize = 256 * 1024;
 /// What is retained is there at once; when nothing comes for this long, its end is reached.
 const IDLE: Duration = Duration::from_millis(500);
 
-/// Sends the log until it ends, its reader is gone, or the session does. Only this call waits for a slow reader.
+/// Sends the log until it ends, its reader is gone, or the session does.
+///
+/// Each log has a connection of its own: the streams of one HTTP/2 connection share a window too, and what a slow reader
+/// leaves in it would hold up the session's heartbeats.
 pub(super) async fn push(
     open: v1::OpenLogs,
     platform: Arc<dyn Platform>,
-    mut client: Client,
+    master: MasterAddress,
     token: Option<MetadataValue<Ascii>>,
 ) {
+    let mut client = match dial(&master).await {
+        Ok(client) => client,
+        Err(error) => {
+            // The session goes by the same way and will tell it.
+            tracing::debug!(node = open.node_id, %error, "no connection for a log");
+            return;
+        }
+    };
     let (frames, outgoing) = mpsc::channel(4);
     let node = open.node_id.clone();
     let sending = async move {

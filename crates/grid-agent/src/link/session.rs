@@ -23,7 +23,10 @@ use tonic::{
 };
 
 use super::{Link, logs, questions};
-use crate::reconcile::{Change, Refused};
+use crate::{
+    master::MasterAddress,
+    reconcile::{Change, Refused},
+};
 
 /// How long a dial and a greeting may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest message: a set of some ten thousand nodes.
 const MAX_MESSAGE: usize = 64 * 1024 * 1024;
 
-pub(super) type Client = AgentLinkClient<Channel>;
+type Client = AgentLinkClient<Channel>;
 type Outgoing = mpsc::Sender<v1::FromAgent>;
 type Token = Option<MetadataValue<Ascii>>;
 
@@ -48,7 +51,7 @@ pub(super) fn request<T>(message: T, token: &Token) -> Request<T> {
 /// Dials, greets and serves, until one side ends it. `met` becomes true once the master has welcomed the agent.
 pub(super) async fn session(link: &Link, met: &mut bool) -> Result<()> {
     let token = token(link).await?;
-    let mut client = dial(link).await?;
+    let mut client = dial(&link.master).await?;
     let (outgoing, messages) = mpsc::channel(64);
     let seen = link.reconciler.fence();
     send(
@@ -69,7 +72,6 @@ pub(super) async fn session(link: &Link, met: &mut bool) -> Result<()> {
     link.reconciler.resend().await?;
     let serving = Serving {
         link,
-        client,
         token,
         outgoing: outgoing.clone(),
         tasks: JoinSet::new(),
@@ -100,16 +102,16 @@ async fn token(link: &Link) -> Result<Token> {
     Ok(Some(value))
 }
 
-async fn dial(link: &Link) -> Result<Client> {
+pub(super) async fn dial(master: &MasterAddress) -> Result<Client> {
     let unavailable = |error: tonic::transport::Error| {
         Error::new(
             ErrorKind::Unavailable,
-            format!("cannot reach the master at `{}`", link.master),
+            format!("cannot reach the master at `{master}`"),
         )
         .with_source(error)
         .with_hint("Start it with `grid up` or `grid-master`, or set `agent.master_host` or `SUTRA_MASTER`.")
     };
-    let channel = Endpoint::from_shared(link.master.url())
+    let channel = Endpoint::from_shared(master.url())
         .map_err(unavailable)?
         .connect_timeout(PATIENCE)
         .tcp_nodelay(true)
@@ -173,7 +175,6 @@ pub(super) async fn send(outgoing: &Outgoing, message: from_agent::Message) -> R
 /// What listens, with the tasks that answer.
 struct Serving<'a> {
     link: &'a Link,
-    client: Client,
     token: Token,
     outgoing: Outgoing,
     /// Dropped with the session, and the answers with it.
@@ -225,8 +226,8 @@ impl Serving<'_> {
             }
             Some(FromMaster::OpenLogs(open)) => {
                 let platform = self.link.platform.clone();
-                let (client, token) = (self.client.clone(), self.token.clone());
-                self.tasks.spawn(logs::push(open, platform, client, token));
+                let (master, token) = (self.link.master.clone(), self.token.clone());
+                self.tasks.spawn(logs::push(open, platform, master, token));
                 Ok(())
             }
             // That it came is all a heartbeat says; a message of a newer version is not for this one.

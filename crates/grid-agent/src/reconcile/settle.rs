@@ -1,9 +1,10 @@
 //! Acting on one node once: look, decide, do.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    DataPolicy, Error, ErrorKind, NodeId, Platform, PlatformExt, Result, SpawnConfig, SpawnedNode,
+    DataPolicy, Error, ErrorKind, NodeId, Platform, PlatformExt, ReadyMode, Result, SpawnConfig,
+    SpawnedNode,
 };
 use grid_proto::Want;
 use tokio::sync::{mpsc, oneshot};
@@ -57,8 +58,51 @@ pub(crate) struct KeepPorts {
     pub(crate) kept: oneshot::Sender<Result<()>>,
 }
 
+/// How long a call may take beyond what its request asks for: an image's pull, a volume's making. A call whose answer
+/// is lost would else hold its node up for ever.
+const SLACK: Duration = Duration::from_secs(600);
+
 /// Looks at the node, decides, and does what is to be done. It may be dropped at any point and begun again.
 pub(crate) async fn settle(
+    platform: Arc<dyn Platform>,
+    entry: Entry,
+    keep_ports: mpsc::Sender<KeepPorts>,
+) -> Settled {
+    let generation = entry.wish.generation;
+    let limit = SLACK + asked_for(&entry.wish.want);
+    match tokio::time::timeout(limit, act(platform, entry, keep_ports)).await {
+        Ok(settled) => settled,
+        Err(_) => Settled {
+            generation,
+            action: Action::Leave,
+            observed: Err(unseen()),
+            result: Err(Error::new(
+                ErrorKind::Timeout,
+                format!("the platform did not answer for {limit:?}"),
+            )),
+        },
+    }
+}
+
+/// How long the request itself allows a spawn or a stop to take.
+fn asked_for(want: &Want) -> Duration {
+    let Some(config) = want.config() else {
+        return Duration::ZERO;
+    };
+    let ready = match config.ready {
+        ReadyMode::Started => Duration::ZERO,
+        ReadyMode::Alive { for_ } => for_,
+        ReadyMode::Healthy { timeout } => timeout,
+    };
+    // An update stops and spawns.
+    ready + config.stop.grace
+}
+
+fn unseen() -> Error {
+    Error::new(ErrorKind::Stale, "the node could not be looked at")
+}
+
+async fn act(
     platform: Arc<dyn Platform>,
     entry: Entry,
     keep_ports: mpsc::Sender<KeepPorts>,
@@ -74,8 +118,7 @@ pub(crate) async fn settle(
     let before = match platform.find_node(&node_id).await {
         Ok(before) => before,
         Err(error) => {
-            let unseen = Error::new(ErrorKind::Stale, "the node could not be looked at");
-            return settled(Action::Leave, Err(unseen), Err(error));
+            return settled(Action::Leave, Err(unseen()), Err(error));
         }
     };
     let action = decide(Some(&entry), before.as_ref());
@@ -147,4 +190,148 @@ fn with_ports(config: &SpawnConfig, known: &BTreeMap<String, u16>) -> SpawnConfi
         }
     }
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use grid_platform_api::{Exit, Failure, FailureReason, Program, StopPolicy};
+    use grid_platform_testing::{Fault, Faults, World};
+    use grid_proto::Wish;
+
+    use super::*;
+
+    fn config() -> SpawnConfig {
+        SpawnConfig::builder("n1", Program::binary("memory:server", [""; 0]))
+            .port(0)
+            .build()
+            .unwrap()
+    }
+
+    fn entry(config: SpawnConfig) -> Entry {
+        Entry::new(Wish {
+            node_id: config.node_id.clone(),
+            generation: 1,
+            want: Want::Running(Box::new(config)),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_comes_does_not_hold_a_node_up_for_ever() {
+        let world = World::new();
+        let faults = Faults::new(Arc::new(world.open()), 1);
+        faults.add(Fault::drop_answer().on("spawn_node").times(1));
+        let platform = Arc::new(faults);
+        let (keep, _kept) = mpsc::channel(1);
+        let settled = settle(platform.clone(), entry(config()), keep.clone()).await;
+        let (error, last) = settled.failure().unwrap();
+        assert_eq!((error.kind(), last), (ErrorKind::Timeout, false));
+        let settled = settle(platform, entry(config()), keep).await;
+        assert!(settled.failure().is_none());
+        assert_eq!(
+            world.boots(&config().node_id).len(),
+            1,
+            "it was there already"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_that_is_cut_off_at_any_call_ends_on_the_same_port() {
+        for operation in ["stop_node", "remove_node", "spawn_node"] {
+            for after in [false, true] {
+                let world = World::new();
+                let faults = Faults::new(Arc::new(world.open()), 1);
+                let platform: Arc<dyn Platform> = Arc::new(world.open());
+                let old = platform.spawn_node(config()).await.unwrap();
+                let fault = if after { Fault::after } else { Fault::before };
+                // The update's spawn is the second: the first one found the conflict.
+                let skip = u64::from(operation == "spawn_node");
+                faults.add(
+                    fault(ErrorKind::Unavailable)
+                        .on(operation)
+                        .skip(skip)
+                        .times(1),
+                );
+                let faults: Arc<dyn Platform> = Arc::new(faults);
+
+                let mut changed = config();
+                changed.stop = StopPolicy {
+                    grace: Duration::from_secs(3),
+                    ..StopPolicy::default()
+                };
+                let mut entry = entry(changed);
+                let (keep, mut kept) = mpsc::channel::<KeepPorts>(1);
+                let (settled, ports) = tokio::join!(
+                    settle(Arc::clone(&faults), entry.clone(), keep.clone()),
+                    async {
+                        let request = kept.recv().await.unwrap();
+                        request.kept.send(Ok(())).unwrap();
+                        request.ports
+                    }
+                );
+                let (error, last) = settled.failure().unwrap();
+                assert_eq!((error.kind(), last), (ErrorKind::Unavailable, false));
+                assert_eq!(ports, old.ports, "on disk before the record went");
+                entry.ports = ports;
+                // The next try, as the actor makes it: what it may have to keep again is known already.
+                let answer = async {
+                    while let Some(request) = kept.recv().await {
+                        request.kept.send(Ok(())).unwrap();
+                    }
+                };
+                let again = async {
+                    let settled = settle(faults, entry, keep).await;
+                    assert!(
+                        settled.failure().is_none(),
+                        "{operation} {after}: {settled:?}"
+                    );
+                };
+                tokio::join!(again, answer);
+                let new = platform.get_node_status(&old.node_id).await.unwrap();
+                assert_eq!(new.ports, old.ports, "{operation}, after {after}");
+                assert!(new.state.is_running());
+                assert_ne!(new.uid, old.uid);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_given_up() {
+        let node = config().node_id;
+        let died = Failure::new(FailureReason::Exited, "exit code 1").with_exit(Exit::Code(1));
+        let failed = || Error::spawn_failed(&node, died.clone());
+        let of = |kind| Error::new(kind, "words");
+        let check = |action, error: Error, expect| {
+            let kind = error.kind();
+            let settled = Settled {
+                generation: 1,
+                action,
+                observed: Ok(None),
+                result: Err(error),
+            };
+            let last = settled.failure().map(|(_, last)| last);
+            assert_eq!(last, Some(expect), "{action:?} {kind}");
+        };
+        check(Action::Spawn, failed(), true);
+        check(Action::Spawn, of(ErrorKind::PortInUse), true);
+        check(Action::Spawn, of(ErrorKind::NotAllowed), true);
+        check(Action::Spawn, of(ErrorKind::Unavailable), false);
+        check(Action::Spawn, of(ErrorKind::Superseded), false);
+        check(
+            Action::Spawn,
+            of(ErrorKind::Internal).with_retryable(true),
+            false,
+        );
+        check(Action::Stop, of(ErrorKind::Internal), false);
+        check(Action::Stop, of(ErrorKind::OwnedByOther), true);
+        check(
+            Action::Remove(DataPolicy::Keep),
+            of(ErrorKind::Unconfirmed),
+            false,
+        );
+        check(
+            Action::Remove(DataPolicy::Keep),
+            of(ErrorKind::PermissionDenied),
+            false,
+        );
+    }
 }

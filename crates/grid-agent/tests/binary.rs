@@ -1,0 +1,250 @@
+//! The program: settings that it refuses, doctor, and its end.
+#![cfg(feature = "platform-process")]
+#![allow(clippy::unwrap_used, reason = "a test may")]
+
+#[allow(dead_code, reason = "this test needs the master only")]
+mod support;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Output, Stdio},
+};
+
+use support::{Master, fence, id, running, soon};
+use tokio::process::{Child, Command};
+
+fn command(state: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_grid-agent"));
+    command
+        .env_clear()
+        .args(["--state-dir", state.to_str().unwrap()])
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn output(mut command: Command) -> Output {
+    soon("the program's end", command.output()).await.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_are_refused_with_their_place_and_mend() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("grid-agent.toml");
+    let check = async |content: &str, variables: &[(&str, &str)], args: &[&str], expect: &str| {
+        fs::write(&file, content).unwrap();
+        let mut command = command(&dir.path().join("state"), args);
+        command
+            .args(["--config", file.to_str().unwrap()])
+            .envs(variables.iter().copied());
+        let output = output(command).await;
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+        let place = format!("{}/", dir.path().display());
+        assert_eq!(text(&output.stderr).replace(&place, ""), expect);
+        assert!(!dir.path().join("state").exists(), "nothing was begun");
+    };
+    check(
+        "[agent]\nmaster_hots = '127.0.0.1:7000'\n",
+        &[],
+        &[],
+        "error: unknown key `agent.master_hots` in `grid-agent.toml` line 2\n\
+         hint: Did you mean `agent.master_host`?\n",
+    )
+    .await;
+    check(
+        "[storage]\ndocker_image = 'sutra-storage:latest'\n",
+        &[],
+        &[],
+        "error: `storage.docker_image` in `grid-agent.toml` line 2 is a setting of the docker platform, and the platform is `process`\n\
+         hint: Remove it, or set `agent.platform` to `docker` in an agent built with the feature `platform-docker`.\n",
+    )
+    .await;
+    check(
+        "",
+        &[("SUTRA_MASTER", "http://master.sutra.internal:7000")],
+        &[],
+        "error: `agent.master_host` in the environment variable `SUTRA_MASTER` is `http://master.sutra.internal:7000`, which is not on this host, and `http://` carries the token in the clear\n\
+         hint: Use a loopback address such as `127.0.0.1:7000`; to reach a master elsewhere, forward its port over ssh.\n",
+    )
+    .await;
+    check(
+        "",
+        &[("PLATFORM", "nomad")],
+        &[],
+        "error: `agent.platform` in the environment variable `PLATFORM` is `nomad`, which is no platform\n\
+         hint: The platforms are `process`, `docker`, `kubernetes` and `systemd`.\n",
+    )
+    .await;
+    check(
+        "",
+        &[("SUTRA_AGENT__STORAGE__PORT_RANGE", "80")],
+        &[],
+        "error: `storage.port_range` in the environment variable `SUTRA_AGENT__STORAGE__PORT_RANGE` cannot be used: `80` is not a range of ports, which is written `20000-29999`\n",
+    )
+    .await;
+    check(
+        "",
+        &[],
+        &["--log-format", "xml"],
+        "error: `agent.log_format` in the flag `--log-format` is `xml`, which is none of its values\n\
+         hint: The values are `text` and `json`.\n",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("agent");
+    // A port that was free a moment ago, and that nobody else binds.
+    let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = held.local_addr().unwrap().to_string();
+    let found = output(command(&state, &["doctor", "--master", &address])).await;
+    assert_eq!(text(&found.stderr), "");
+    let stdout = text(&found.stdout);
+    assert!(stdout.contains("ok      state directory: "), "{stdout}");
+    assert!(stdout.contains("ok      platform: `process`"), "{stdout}");
+    assert!(stdout.contains("ok      master: "), "{stdout}");
+    assert_eq!(found.status.code(), Some(0), "{stdout}");
+
+    drop(held);
+    let token = dir.path().join("none");
+    let args = [
+        "doctor",
+        "--master",
+        &address,
+        "--token-file",
+        token.to_str().unwrap(),
+    ];
+    let found = output(command(&state, &args)).await;
+    let stdout = text(&found.stdout);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(stdout.contains("failed  token: "), "{stdout}");
+    assert!(
+        stdout.contains("missing master: nothing listens"),
+        "{stdout}"
+    );
+    assert!(stdout.contains("hint: Start it with `grid up`"), "{stdout}");
+
+    let found = output(command(&state, &["doctor", "--platform", "docker"])).await;
+    let stdout = text(&found.stdout);
+    assert_eq!(found.status.code(), Some(1));
+    assert!(stdout.contains("platform-docker"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_platform_that_is_not_there_ends_the_program() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = output(command(dir.path(), &["--platform", "k8s"])).await;
+    assert_eq!(found.status.code(), Some(1));
+    let stderr = text(&found.stderr);
+    assert!(
+        stderr.starts_with("error: this version has no kubernetes platform yet\nhint: "),
+        "{stderr}"
+    );
+    assert!(stderr.contains("platform-kubernetes"), "{stderr}");
+}
+
+#[tokio::test]
+async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
+    let mut master = Master::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("agent");
+    let address = master.address.to_string();
+    let allow = "SUTRA_AGENT__STORAGE__PROGRAMS";
+    let start = || {
+        let mut command = command(&state, &["--master", &address, "--log-format", "json"]);
+        command.env(allow, "any").spawn().unwrap()
+    };
+    let sleeper = || {
+        let program = grid_platform_api::Program::binary("/bin/sleep", ["1000"]);
+        grid_platform_api::SpawnConfig::builder("n1", program)
+    };
+    let child = start();
+    let at = fence("g", 1, 1);
+    let mut session = master.welcomed(&at).await;
+    session.desire(&at, &[running(1, sleeper())]).await;
+    let pid = session
+        .sees("n1", |it| it.node.pid.is_some())
+        .await
+        .node
+        .pid
+        .unwrap();
+    session.done("n1", 1).await;
+
+    // While it runs, nobody else ends its nodes, and doctor says so.
+    let refused = output(command(&state, &["stop-nodes"])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused.stderr).contains("another agent uses the state directory"));
+    let found = output(command(&state, &["doctor", "--master", &address])).await;
+    assert!(text(&found.stdout).contains("an agent runs on it"));
+
+    signal(&child, rustix::process::Signal::TERM);
+    let ended = soon("the agent's end", child.wait_with_output())
+        .await
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+    for line in text(&ended.stderr).lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap_or_else(|_| panic!("{line}"));
+    }
+    assert!(
+        Path::new(&format!("/proc/{pid}")).exists(),
+        "the node lives on"
+    );
+
+    // The next agent has the same program.
+    let child = start();
+    let mut session = master.welcomed(&at).await;
+    let seen = session.sees("n1", |it| it.node.state.is_running()).await;
+    assert_eq!(seen.node.pid, Some(pid));
+    assert!(seen.managed);
+    signal(&child, rustix::process::Signal::INT);
+    let ended = soon("the agent's end", child.wait_with_output())
+        .await
+        .unwrap();
+    assert_eq!(ended.status.code(), Some(0));
+
+    let stopped = output(command(&state, &["stop-nodes"])).await;
+    assert_eq!(
+        text(&stopped.stdout),
+        "stopped n1\n",
+        "{}",
+        text(&stopped.stderr)
+    );
+    assert!(!Path::new(&format!("/proc/{pid}")).exists());
+
+    // What is wanted stayed: the next agent starts it again, though nobody asked anew.
+    let child = start();
+    let mut session = master.welcomed(&at).await;
+    let again = session.sees("n1", |it| it.node.state.is_running()).await;
+    assert_ne!(again.node.pid, Some(pid));
+    assert_eq!(again.node.uid, seen.node.uid);
+    signal(&child, rustix::process::Signal::TERM);
+    soon("the agent's end", child.wait_with_output())
+        .await
+        .unwrap();
+
+    let removed = output(command(&state, &["stop-nodes", "--purge"])).await;
+    assert_eq!(
+        text(&removed.stdout),
+        "removed n1\n",
+        "{}",
+        text(&removed.stderr)
+    );
+    assert!(!state.join("data").join(id("n1").native_name()).exists());
+    assert!(!state.join("data/n1").exists());
+}
