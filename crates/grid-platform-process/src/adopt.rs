@@ -191,7 +191,11 @@ fn settle(inner: &Arc<Inner>, loaded: Loaded) -> Option<Start> {
             }
             None
         }
-        Action::Rest | Action::Settle => None,
+        Action::Rest | Action::Settle => {
+            // With it come the last lines of one that failed.
+            inner.learn(&node, generation, |_| {});
+            None
+        }
         Action::Interrupt => {
             let failure = crate::translate::interrupted();
             lifecycle::give_up_start(inner, &node, failure);

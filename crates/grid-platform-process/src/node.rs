@@ -43,6 +43,8 @@ pub(crate) struct Situation {
     pub(crate) started: Started,
     pub(crate) health: Health,
     pub(crate) last_failure: Option<Failure>,
+    /// The last lines of a program that failed for good.
+    pub(crate) tail: Vec<String>,
     pub(crate) removed: bool,
 }
 
@@ -55,6 +57,7 @@ impl Situation {
             shim,
             started: Started::Waiting,
             last_failure: None,
+            tail: Vec::new(),
             removed: false,
         }
     }
@@ -90,13 +93,23 @@ impl Situation {
         }
     }
 
+    /// Whether its program failed for good.
+    pub(crate) fn is_failed(&self) -> bool {
+        self.record()
+            .is_some_and(|it| it.state.is_final() && translate::bad_end(&self.intent, it).is_some())
+    }
+
     /// Turns to a new start.
     pub(crate) fn begin(&mut self, intent: Intent) {
         self.health = no_answer_yet(&intent);
         self.intent = Arc::new(intent);
         self.shim = Shim::Alive;
         self.started = Started::Waiting;
-        self.last_failure = None;
+        self.tail.clear();
+        // A start that counts as a restart is the platform's own: what it followed is still told.
+        if self.intent.restarts == 0 {
+            self.last_failure = None;
+        }
     }
 }
 
@@ -230,6 +243,7 @@ impl Registry {
             shim: situation.shim,
             health: &situation.health,
             last_failure: situation.last_failure.as_ref(),
+            tail: &situation.tail,
             host: &self.config.host(intent.config.bind_address),
             handle: &handle.to_string_lossy(),
         })

@@ -17,11 +17,10 @@ use crate::{
     node::{Node, Situation, Started},
     platform::Inner,
     shared::{record::State, words::Report},
+    supervise::TAIL,
     translate::{self, Shim},
 };
 
-/// How many of its last lines a failed start shows.
-const TAIL: usize = 20;
 /// How long a shim that failed may take to end.
 const END_LIMIT: Duration = Duration::from_secs(5);
 

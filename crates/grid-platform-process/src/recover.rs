@@ -82,6 +82,10 @@ async fn take_up(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Resul
     }
     let restarts = now.record().map_or(now.intent.restarts, |it| it.restarts) + 1;
     tracing::warn!(node = %node.id, "the supervisor of a node was killed");
+    inner.registry.update(node, |it| {
+        let failure = Failure::new(FailureReason::Interrupted, "its supervisor was killed");
+        it.last_failure = Some(failure);
+    });
     let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
     let swept = blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await;
     if let Err(e) = swept {

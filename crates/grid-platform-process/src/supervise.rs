@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     error::Context,
-    health,
+    health, logs,
     node::{Node, Started},
     platform::Inner,
     shared::words::{Answer, GREETING, Report, Request},
@@ -26,6 +26,9 @@ use crate::{
 
 /// How long a report of a start may take: the shim's first write to a disk that is busy.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How many of its last lines a failure shows.
+pub(crate) const TAIL: usize = 20;
 
 /// A shim to be heard.
 pub(crate) struct Watched {
@@ -201,6 +204,9 @@ impl Inner {
             if it.intent.generation == generation {
                 it.learn(stored);
                 change(it);
+                if it.tail.is_empty() && it.is_failed() {
+                    it.tail = logs::tail_from(self, node, 0, TAIL);
+                }
             }
         });
     }

@@ -132,6 +132,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) shim: Shim,
     pub(crate) health: &'a Health,
     pub(crate) last_failure: Option<&'a Failure>,
+    /// The last lines of a program that failed for good.
+    pub(crate) tail: &'a [String],
     /// The host of endpoints.
     pub(crate) host: &'a str,
     /// The node's directory.
@@ -145,7 +147,12 @@ pub(crate) fn node(facts: &Facts<'_>) -> SpawnedNode {
     let current = facts
         .record
         .filter(|it| it.generation == intent.generation && it.uid == intent.uid.as_str());
-    let state = state(intent, current, facts.shim);
+    let mut state = state(intent, current, facts.shim);
+    if let NodeState::Failed { failure } = &mut state
+        && failure.log_tail.is_empty()
+    {
+        failure.log_tail = facts.tail.to_vec();
+    }
     let runs = matches!(state, NodeState::Running | NodeState::Stopping);
     let pid = current
         .filter(|it| runs && facts.shim == Shim::Alive && it.pid != 0)
@@ -193,7 +200,7 @@ fn last_failure(
         return Some(failure.clone());
     }
     current
-        .filter(|it| it.state == State::Backoff || it.state == State::Starting)
+        .filter(|it| !it.state.is_final())
         .and_then(|it| bad_end(intent, it))
         .or_else(|| remembered.cloned())
 }

@@ -46,6 +46,7 @@ fn shown(intent: &Intent, record: Option<&Record>, shim: Shim) -> SpawnedNode {
         shim,
         health: &Health::Unchecked,
         last_failure: None,
+        tail: &[],
         host: "127.0.0.1",
         handle: "/state/nodes/sutra-grid-n1",
     })

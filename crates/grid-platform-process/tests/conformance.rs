@@ -99,7 +99,11 @@ impl Fixture for Place {
         self.host.clean_up().await?;
         for home in [self.host.path().to_owned(), self.host.stranger()] {
             let nodes = home.join("state/nodes");
-            let left: Vec<_> = fs::read_dir(&nodes).into_iter().flatten().flatten().collect();
+            let left: Vec<_> = fs::read_dir(&nodes)
+                .into_iter()
+                .flatten()
+                .flatten()
+                .collect();
             if !left.is_empty() {
                 return Err(Failed::new(format!("records were left behind: {left:?}")));
             }
