@@ -59,7 +59,7 @@ async fn start_command(dir: &Path, command: &mut Command) -> (Killed, SocketAddr
     let _ = std::fs::remove_file(dir.join("address"));
     let child = Killed(
         command
-            .args(["--exact", "child_server"])
+            .args(["--exact", "child_server", "--nocapture"])
             .env(CHILD, dir)
             .stdout(std::process::Stdio::null())
             .spawn()

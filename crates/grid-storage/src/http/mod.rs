@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, EXPECT, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use hyper::header::{ALLOW, CONNECTION, EXPECT, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
 use hyper::{Method, Request, Response, StatusCode};
 
 pub(crate) use auth::Token;
@@ -66,6 +66,12 @@ impl App {
                     discard(&mut body).await;
                 }
                 let mut response = reply::error(&error);
+                if !body.is_end_stream() {
+                    // The connection cannot be used again: the client shall know it.
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
                 if error.kind() == ErrorKind::MethodNotAllowed {
                     response
                         .headers_mut()

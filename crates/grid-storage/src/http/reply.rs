@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 
@@ -70,16 +70,10 @@ pub(crate) fn error(error: &Error) -> Response<Body> {
         hint: error.hint(),
     };
     let mut response = json(status_of(error.kind()), &ErrorDocument { error: fields });
-    let headers = response.headers_mut();
-    match error.kind() {
-        ErrorKind::Unauthorized => {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        // The rest of the body, if any, is not worth waiting for.
-        ErrorKind::IncompleteBody => {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
-        _ => {}
+    if error.kind() == ErrorKind::Unauthorized {
+        response
+            .headers_mut()
+            .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
 }
