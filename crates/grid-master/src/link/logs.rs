@@ -24,6 +24,9 @@ pub(crate) const MAX_PER_AGENT: usize = 64;
 /// How long the agent may take to open the log.
 const OPEN: Duration = Duration::from_secs(10);
 
+/// How long the answer to a log that is followed may be held back for an error to come instead of lines.
+const SETTLE: Duration = Duration::from_millis(250);
+
 /// One log that is awaited or being read.
 struct Waiting {
     install_id: String,
@@ -104,10 +107,13 @@ impl LogHub {
             () = session.ended.cancelled() => return Err(disconnected(&session.agent).into()),
         };
         match first {
-            Ok(Some(frame)) => match grid_proto::report_from_json(&frame.error_json) {
-                Some(error) if frame.items.is_empty() => Err(error.into()),
-                _ => Ok((reader, frame)),
-            },
+            Ok(Some(frame)) => {
+                let frame = reader.settle(frame, follow).await;
+                match grid_proto::report_from_json(&frame.error_json) {
+                    Some(error) if frame.items.is_empty() => Err(error.into()),
+                    _ => Ok((reader, frame)),
+                }
+            }
             Ok(None) => Err(disconnected(&session.agent).into()),
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -133,6 +139,22 @@ impl LogHub {
 }
 
 impl LogReader {
+    /// The first frame that says something: an agent names the log by an empty one before it opens it, and why it
+    /// cannot comes next. A log that is followed may have nothing to say for long.
+    async fn settle(&mut self, first: v1::LogFrame, follow: bool) -> v1::LogFrame {
+        if !first.items.is_empty() || !first.error_json.is_empty() {
+            return first;
+        }
+        let next = match follow {
+            true => tokio::time::timeout(SETTLE, self.next())
+                .await
+                .ok()
+                .flatten(),
+            false => self.next().await,
+        };
+        next.unwrap_or(first)
+    }
+
     /// The next frame; `None` at the end.
     pub(crate) async fn next(&mut self) -> Option<v1::LogFrame> {
         self.frames.recv().await
