@@ -30,7 +30,7 @@ pub enum Action {
     Orphan,
     /// `eat=MIB`: takes and touches so much memory, 1 MiB at a time.
     Eat(usize),
-    /// `burn=MS`: keeps a processor busy for so long.
+    /// `burn=MS`: uses so much processor time.
     Burn(u64),
     /// `put=KEY:VALUE`: writes a file into its data, durably.
     Put(String, String),

@@ -15,10 +15,9 @@ pub(crate) fn start(bind: &str, port: u16) -> io::Result<()> {
     let listener = TcpListener::bind((bind, port))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                // A client that goes away early is no concern of the probe's.
-                let _ = answer(stream);
-            });
+            // A client that goes away early is no concern of the probe's, and neither is one for whom there is no
+            // thread: its connection closes without an answer.
+            let _ = thread::Builder::new().spawn(move || answer(stream));
         }
     });
     Ok(())

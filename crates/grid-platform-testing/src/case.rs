@@ -59,7 +59,7 @@ pub(crate) mod need {
     }
 
     capabilities! {
-        binary_programs restart_tuning memory_limit open_files_limit storage_path user secrets health_checks
+        binary_programs restart_tuning memory_limit open_files_limit pids_limit cpu_limit storage_path user secrets health_checks
         port_allocation exclusive_ports stop_signal logs_after_stop logs_since log_streams usage
         nodes_outlive_adapter
     }

@@ -142,7 +142,7 @@ impl HostPlace {
     /// Names what had to be killed.
     pub async fn clean_up(&self) -> Outcome {
         let gone = eventually(
-            Duration::from_secs(2),
+            Duration::from_secs(5),
             "all processes to be gone",
             || async {
                 let left = self.all()?;

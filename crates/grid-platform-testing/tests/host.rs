@@ -1,5 +1,7 @@
 //! The census of this host's processes, with the real probe and no platform in between.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},

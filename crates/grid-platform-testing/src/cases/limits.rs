@@ -12,6 +12,8 @@ cases! {
     memory_below_the_limit_is_the_nodes [memory_limit]
     memory_used_up_before_ready_fails_the_spawn [memory_limit never]
     the_limit_of_open_files_is_the_programs [open_files_limit]
+    the_limit_of_processes_holds [pids_limit]
+    the_limit_of_processor_time_holds [cpu_limit]
     a_node_runs_as_the_user_that_is_asked_for [user other_user]
     an_unknown_user_is_a_typed_failure [user]
     use_is_told_of_a_running_node [usage]
@@ -76,6 +78,35 @@ async fn the_limit_of_open_files_is_the_programs(c: &Context) -> Outcome {
     Ok(())
 }
 
+async fn the_limit_of_processes_holds(c: &Context) -> Outcome {
+    let node = c.spawn(c.probe("n", &[])?.pids_limit(16)).await?;
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += usize::from(c.ask(&node, "orphan").await.is_err());
+    }
+    let live = c.census(&node.node_id).await?.len();
+    assert!(
+        refused > 0 && live <= 16,
+        "{live} processes live and {refused} were refused"
+    );
+    assert!(c.status(&node.node_id).await?.state.is_running());
+    c.platform().stop_node(&node.node_id).await?;
+    c.nothing_lives(&node.node_id).await
+}
+
+async fn the_limit_of_processor_time_holds(c: &Context) -> Outcome {
+    let node = c.spawn(c.probe("n", &[])?.cpu_limit_millis(200)).await?;
+    let begin = tokio::time::Instant::now();
+    c.ask(&node, "burn=400").await?;
+    // At a fifth of a processor it takes two seconds; half of that leaves room for what was saved up.
+    let took = begin.elapsed();
+    assert!(
+        took >= Duration::from_secs(1),
+        "400 ms of processor time took {took:?}"
+    );
+    Ok(())
+}
+
 async fn a_node_runs_as_the_user_that_is_asked_for(c: &Context) -> Outcome {
     let Some((user, number)) = c.survey().other_user.clone() else {
         return Ok(());
@@ -124,7 +155,7 @@ async fn use_is_told_of_a_running_node(c: &Context) -> Outcome {
     c.ask(&node, "eat=64").await?;
     c.ask(&node, "burn=200").await?;
     // Counters of a system may be read late.
-    eventually(crate::PATIENCE, "the use to show", || async {
+    eventually(crate::PATIENCE, "64 MiB and 100 ms to show", || async {
         let now = platform.get_usage(&node.node_id).await?;
         let memory = now.memory_bytes.is_none_or(|bytes| bytes >= 64 << 20);
         let cpu = now.cpu_time_ms.is_none_or(|ms| ms >= 100);

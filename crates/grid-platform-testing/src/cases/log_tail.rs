@@ -1,6 +1,6 @@
 //! The end of a log.
 
-use grid_platform_api::LogLine;
+use grid_platform_api::{ErrorKind, LogLine};
 
 use super::cases;
 use crate::{
@@ -14,6 +14,7 @@ cases! {
     a_tail_longer_than_the_log_is_the_log []
     a_tail_has_both_outputs []
     a_tail_goes_back_over_a_start [logs_after_stop]
+    logs_of_a_stopped_node_are_there_or_unavailable []
     logs_are_there_after_a_stop [logs_after_stop]
     logs_are_there_after_a_failure [logs_after_stop never]
     logs_outlive_the_adapter [nodes_outlive_adapter]
@@ -72,6 +73,17 @@ async fn a_tail_goes_back_over_a_start(c: &Context) -> Outcome {
         .filter(|line| line.starts_with("boot "))
         .collect();
     assert_eq!(boots, ["boot 1", "boot 2"], "{tail:?}");
+    Ok(())
+}
+
+async fn logs_of_a_stopped_node_are_there_or_unavailable(c: &Context) -> Outcome {
+    let node = c.spawn(c.probe("n", &["say=words"])?).await?;
+    c.platform().stop_node(&node.node_id).await?;
+    match c.platform().get_logs(&node.node_id, 100).await {
+        Ok(tail) => assert!(tail.iter().any(|line| line == "words"), "{tail:?}"),
+        // It is known, so that this is not `NotFound`.
+        Err(error) => assert_eq!(error.kind(), ErrorKind::LogsUnavailable, "{error:?}"),
+    }
     Ok(())
 }
 

@@ -17,6 +17,7 @@ cases! {
     a_port_that_a_node_has_is_in_use [exclusive_ports]
     the_port_of_a_stopped_node_is_still_its_own [exclusive_ports]
     the_port_of_a_stopped_node_is_its_own_over_a_reopen [exclusive_ports nodes_outlive_adapter]
+    a_port_is_not_given_away_while_its_node_ends [exclusive_ports]
     a_removed_node_gives_its_port_back [exclusive_ports]
     a_node_without_ports_has_no_endpoint []
 }
@@ -92,13 +93,13 @@ async fn ports_stay_over_stop_and_start(c: &Context) -> Outcome {
 }
 
 /// A node with a port that the test asked for by number.
-async fn with_own_port(c: &Context, name: &str) -> Outcome<(SpawnedNode, u16)> {
+async fn with_own_port(c: &Context, name: &str, actions: &[&str]) -> Outcome<(SpawnedNode, u16)> {
     // Another program can take the port between the look and the request: then the next one is tried.
     for _ in 0..10 {
         let hold = c.fixture().occupy_port().await?;
         let port = hold.port;
         drop(hold);
-        let config = c.probe(name, &[])?.port(port).build()?;
+        let config = c.probe(name, actions)?.port(port).build()?;
         match c.platform().spawn_node(config).await {
             Ok(node) => {
                 c.answers(&node).await?;
@@ -112,7 +113,7 @@ async fn with_own_port(c: &Context, name: &str) -> Outcome<(SpawnedNode, u16)> {
 }
 
 async fn a_requested_port_is_the_one(c: &Context) -> Outcome {
-    let (node, port) = with_own_port(c, "n").await?;
+    let (node, port) = with_own_port(c, "n", &[]).await?;
     assert_eq!(node.ports.get(MAIN_PORT), Some(&port));
     assert_eq!(node.endpoint.map(|e| e.port), Some(port));
     Ok(())
@@ -143,7 +144,7 @@ async fn a_port_that_a_stranger_has_is_in_use(c: &Context) -> Outcome {
 }
 
 async fn a_port_that_a_node_has_is_in_use(c: &Context) -> Outcome {
-    let (node, port) = with_own_port(c, "one").await?;
+    let (node, port) = with_own_port(c, "one", &[]).await?;
     let words = in_use(c, "two", port).await?;
     assert!(
         words.contains(node.node_id.as_str()),
@@ -154,22 +155,34 @@ async fn a_port_that_a_node_has_is_in_use(c: &Context) -> Outcome {
 }
 
 async fn the_port_of_a_stopped_node_is_still_its_own(c: &Context) -> Outcome {
-    let (node, port) = with_own_port(c, "one").await?;
+    let (node, port) = with_own_port(c, "one", &[]).await?;
     c.platform().stop_node(&node.node_id).await?;
     in_use(c, "two", port).await?;
     Ok(())
 }
 
 async fn the_port_of_a_stopped_node_is_its_own_over_a_reopen(c: &Context) -> Outcome {
-    let (node, port) = with_own_port(c, "one").await?;
+    let (node, port) = with_own_port(c, "one", &[]).await?;
     c.platform().stop_node(&node.node_id).await?;
     c.reopen().await?;
     in_use(c, "two", port).await?;
     Ok(())
 }
 
+async fn a_port_is_not_given_away_while_its_node_ends(c: &Context) -> Outcome {
+    let (node, port) = with_own_port(c, "one", &["linger=1000"]).await?;
+    let platform = c.platform();
+    let (removed, refused) = tokio::join!(biased; platform.remove_node(&node.node_id, DataPolicy::Purge), async {
+        c.wait(&node.node_id, "the end to begin", |n| !n.state.is_running()).await?;
+        in_use(c, "two", port).await
+    });
+    removed?;
+    refused?;
+    Ok(())
+}
+
 async fn a_removed_node_gives_its_port_back(c: &Context) -> Outcome {
-    let (node, port) = with_own_port(c, "one").await?;
+    let (node, port) = with_own_port(c, "one", &[]).await?;
     c.platform()
         .remove_node(&node.node_id, DataPolicy::Keep)
         .await?;

@@ -17,6 +17,7 @@ cases! {
     remove_ends_a_wait_for_a_restart [on_failure restart_tuning]
     what_is_removed_is_not_restarted [always]
     an_id_can_be_used_again_with_another_request []
+    an_id_is_free_as_soon_as_it_is_removed []
 }
 
 async fn remove_ends_the_program_and_forgets_the_node(c: &Context) -> Outcome {
@@ -126,4 +127,20 @@ async fn an_id_can_be_used_again_with_another_request(c: &Context) -> Outcome {
     assert_ne!(second.digest, first.digest);
     assert_eq!(c.ask(&second, "argv").await?, "note=two\n");
     Ok(())
+}
+
+async fn an_id_is_free_as_soon_as_it_is_removed(c: &Context) -> Outcome {
+    let config = c.probe("n", &["orphan"])?.build()?;
+    for _ in 0..4 {
+        let node = c.platform().spawn_node(config.clone()).await?;
+        assert_eq!(
+            c.answers(&node).await?,
+            1,
+            "a purged node leaves nothing to its successor"
+        );
+        c.platform()
+            .remove_node(&node.node_id, DataPolicy::Purge)
+            .await?;
+    }
+    c.nothing_lives(&config.node_id).await
 }

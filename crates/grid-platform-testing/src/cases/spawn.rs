@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use grid_platform_api::{
-    Capabilities, ErrorKind, Exit, FailureReason, HealthCheck, Program, ReadyMode, RunAs,
-    SpawnConfigBuilder,
+    Capabilities, ErrorKind, Exit, FailureReason, HealthCheck, LogCursor, Program, ReadyMode,
+    RestartMode, RunAs, SpawnConfigBuilder, Timestamp,
 };
 
 use super::cases;
@@ -114,6 +114,7 @@ async fn start_after_stop_keeps_uid_ports_and_data(c: &Context) -> Outcome {
     assert_eq!(second.ports, first.ports);
     assert_eq!(second.endpoint, first.endpoint);
     assert_eq!(second.created_at, first.created_at);
+    assert_eq!(second.finished_at, None, "it runs");
     assert_eq!(c.ask(&second, "get=key").await?, "kept");
     assert_eq!(c.census(&first.node_id).await?.len(), 1);
     Ok(())
@@ -140,7 +141,7 @@ async fn start_after_a_failure_starts_again(c: &Context) -> Outcome {
 }
 
 async fn a_start_begins_to_count_anew(c: &Context) -> Outcome {
-    let policy = quickly(grid_platform_api::RestartMode::OnFailure);
+    let policy = quickly(RestartMode::OnFailure);
     let config = c.probe("n", &[])?.restart(policy).build()?;
     let node = c.platform().spawn_node(config.clone()).await?;
     c.answers(&node).await?;
@@ -240,6 +241,18 @@ async fn what_the_platform_cannot_do_is_unsupported(c: &Context) -> Outcome {
         let program = Program::binary("true", [""; 0]);
         unsupported.push(("binary_programs", c.bare("n", program).build()?));
     }
+    for mode in [
+        RestartMode::Never,
+        RestartMode::OnFailure,
+        RestartMode::Always,
+    ] {
+        if !capabilities.restart_modes.contains(&mode) {
+            unsupported.push((mode.as_str(), c.probe("n", &[])?.restart(mode).build()?));
+        }
+    }
+    if !capabilities.port_allocation {
+        unsupported.push(("port_allocation", c.probe("n", &[])?.port(0).build()?));
+    }
     for (name, config) in unsupported {
         let error = fails(
             c.platform().spawn_node(config).await,
@@ -249,8 +262,16 @@ async fn what_the_platform_cannot_do_is_unsupported(c: &Context) -> Outcome {
         assert!(!error.is_retryable(), "{name}");
     }
     assert_eq!(c.platform().list_nodes().await?, []);
+    let id = c.spawn(c.probe("n", &[])?).await?.node_id;
+    if !capabilities.usage {
+        fails(c.platform().get_usage(&id).await, ErrorKind::Unsupported)?;
+    }
+    if !capabilities.logs_since {
+        let since = LogCursor::Since(Timestamp::now());
+        let followed = c.platform().follow_logs(&id, since).await;
+        fails(followed.map(drop), ErrorKind::Unsupported)?;
+    }
     if !capabilities.force_stop {
-        let id = c.spawn(c.probe("n", &[])?).await?.node_id;
         fails(
             c.platform().force_stop_node(&id).await,
             ErrorKind::Unsupported,

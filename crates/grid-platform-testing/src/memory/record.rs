@@ -14,6 +14,9 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use super::{Flaw, kernel::Kernel, log::LogFile};
 
+/// How many events a watcher may be behind before it is given a new snapshot.
+const EVENTS: usize = 256;
+
 /// One owner's state.
 pub(crate) struct Store {
     pub(crate) owner: OwnerId,
@@ -103,7 +106,7 @@ impl Store {
             kernel,
             log_budget,
             flaws,
-            events: broadcast::channel(1024).0,
+            events: broadcast::channel(EVENTS).0,
             disk: Mutex::new(Disk::default()),
         }
     }
