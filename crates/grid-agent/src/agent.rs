@@ -18,7 +18,7 @@ use crate::{
 
 /// Runs an agent on the platform that its settings name, until `shutdown` is ready. Nodes are left as they are.
 ///
-/// The settings are [loaded](Settings::load) ones, or at least name a state directory.
+/// The settings are [loaded](Settings::load) or [completed](Settings::complete) ones.
 ///
 /// # Errors
 /// What keeps it from starting: the state directory is in use or damaged, the platform cannot be opened. Once it runs,

@@ -59,7 +59,7 @@ impl PlatformConfig {
             storage_roots: storage.storage_roots.clone(),
             programs: storage.programs.clone(),
             users: storage.users.clone(),
-            search_path: Vec::new(),
+            search_path: storage.search_path.clone(),
             port_range: storage.port_range,
             docker_image: storage.docker_image.clone(),
             k8s_namespace: storage.k8s_namespace.clone(),

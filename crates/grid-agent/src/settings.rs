@@ -82,6 +82,10 @@ pub struct StorageSection {
     pub users: Vec<String>,
     /// From which ports a port of 0 is allocated: `"20000-29999"`.
     pub port_range: Option<PortRange>,
+    /// Where a program's bare name is looked up: no key of the file, but the agent's own `PATH`. Empty: the platform's
+    /// choice.
+    #[serde(skip)]
+    pub search_path: Vec<PathBuf>,
     /// Of the docker and kubernetes platforms: the image of nodes whose request names none.
     pub docker_image: Option<String>,
     /// Of the kubernetes platform: the namespace.
@@ -233,14 +237,21 @@ impl Settings {
     /// The first fault found, with its key, its place and the mend.
     pub fn load(loader: Loader, environment: &Environment) -> Result<Self, ConfigError> {
         let loaded = loader.load::<Self>()?;
-        let mut settings = loaded.settings;
-        settings.check(&loaded.sources)?;
-        settings.fill(environment)?;
-        Ok(settings)
+        loaded.settings.check(&loaded.sources)?;
+        loaded.settings.fill(environment)
+    }
+
+    /// Checks settings that were made in code, and fills in what depends on the host.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn complete(self, environment: &Environment) -> Result<Self, ConfigError> {
+        self.check(&Sources::default())?;
+        self.fill(environment)
     }
 
     /// Fills in what was left out and depends on the host, and makes every path absolute.
-    fn fill(&mut self, environment: &Environment) -> Result<(), ConfigError> {
+    fn fill(mut self, environment: &Environment) -> Result<Self, ConfigError> {
         let agent = &mut self.agent;
         if agent.agent_id.is_none() {
             agent.agent_id = Some(name_of_host(&environment.hostname()));
@@ -269,7 +280,12 @@ impl Settings {
         for path in &mut self.storage.storage_roots {
             absolute(path)?;
         }
-        Ok(())
+        if self.storage.search_path.is_empty() {
+            self.storage.search_path = environment.search_path();
+            // What lies on a relative path depends on where the agent was started.
+            self.storage.search_path.retain(|path| path.is_absolute());
+        }
+        Ok(self)
     }
 
     fn check(&self, sources: &Sources) -> Result<(), ConfigError> {
@@ -345,7 +361,7 @@ impl Settings {
         Ok(())
     }
 
-    /// The agent's name. Settings that were not [loaded](Self::load) may have none.
+    /// The agent's name; settings that were not [completed](Self::complete) may have none.
     pub fn agent_id(&self) -> &str {
         self.agent.agent_id.as_deref().unwrap_or("agent")
     }
@@ -404,6 +420,27 @@ mod tests {
         check("", "agent");
         check("-x-", "agent--x");
         check(&"a".repeat(60), &"a".repeat(40));
+    }
+
+    #[test]
+    fn settings_made_in_code_are_completed() {
+        let environment = Environment::of([("HOME", "/home/me"), ("PATH", "/opt/bin:bin")]);
+        let mut settings = Settings::default();
+        settings.agent.state_dir = Some("/s/agent".into());
+        settings.storage.binary_path = Some("redis-server".into());
+        let done = settings.clone().complete(&environment).unwrap();
+        assert!(NodeId::new(done.agent_id()).is_ok());
+        assert_eq!(done.storage.data_path, Some("/s/agent/data".into()));
+        assert_eq!(done.storage.binary_path, Some("redis-server".into()));
+        assert_eq!(done.storage.search_path, [PathBuf::from("/opt/bin")]);
+        assert_eq!(done.clone().complete(&environment).unwrap(), done);
+
+        settings.agent.agent_id = Some("Not A Name".into());
+        let error = settings.complete(&environment).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`agent.agent_id` is `Not A Name`, which is no name"
+        );
     }
 
     #[test]

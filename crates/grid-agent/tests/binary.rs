@@ -113,7 +113,9 @@ async fn doctor_names_what_is_missing() {
     // A port that was free a moment ago, and that nobody else binds.
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
-    let found = output(command(&state, &["doctor", "--master", &address])).await;
+    let mut doctor = command(&state, &["doctor", "--master", &address]);
+    doctor.env("SUTRA_AGENT__STORAGE__PROGRAMS", "redis-server");
+    let found = output(doctor).await;
     assert_eq!(text(&found.stderr), "");
     let stdout = text(&found.stdout);
     assert!(stdout.contains("ok      state directory: "), "{stdout}");
@@ -170,14 +172,16 @@ async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
         let mut command = command(&state, &["--master", &address, "--log-format", "json"]);
         command.env(allow, "any").spawn().unwrap()
     };
-    let sleeper = || {
-        let program = grid_platform_api::Program::binary("/bin/sleep", ["1000"]);
-        grid_platform_api::SpawnConfig::builder("n1", program)
+    // It ends with code 0 when it is asked to, as most servers do.
+    let probe = grid_platform_testing::probe_path().unwrap();
+    let server = || {
+        let program = grid_platform_api::Program::binary(&probe, [""; 0]);
+        grid_platform_api::SpawnConfig::builder("n1", program).port(0)
     };
     let child = start();
     let at = fence("g", 1, 1);
     let mut session = master.welcomed(&at).await;
-    session.desire(&at, &[running(1, sleeper())]).await;
+    session.desire(&at, &[running(1, server())]).await;
     let pid = session
         .sees("n1", |it| it.node.pid.is_some())
         .await

@@ -629,6 +629,51 @@ async fn a_silent_master_and_a_refusing_one_are_dialled_again() {
 }
 
 #[tokio::test]
+async fn many_nodes_are_brought_up_ended_and_forgotten() {
+    let mut scene = Scene::new().await;
+    let agent = scene.agent();
+    let at = fence("g", 1, 1);
+    let mut session = scene.master.welcomed(&at).await;
+    let names: Vec<_> = (0..200).map(|number| format!("n{number}")).collect();
+    let wishes: Vec<_> = names
+        .iter()
+        .map(|name| running(1, server(name).ready(ReadyMode::Started)))
+        .collect();
+    session.desire(&at, &wishes).await;
+    let mut left: std::collections::BTreeSet<_> = names.iter().cloned().collect();
+    let mut told = |message| {
+        if let Message::Applied(it) = message {
+            assert_eq!(it.error_json, "");
+            left.remove(&it.node_id);
+        }
+        left.is_empty().then_some(())
+    };
+    session.until("all nodes", &mut told).await;
+    assert!(names.iter().all(|name| scene.alive(name) == 1));
+
+    let gone: Vec<_> = names
+        .iter()
+        .map(|name| removed(2, name, DataPolicy::Purge))
+        .collect();
+    session.desire(&fence("g", 1, 2), &gone).await;
+    let mut left: std::collections::BTreeSet<_> = names.iter().cloned().collect();
+    let told = |message| {
+        if let Message::Applied(it) = message
+            && it.generation == 2
+        {
+            assert_eq!(it.error_json, "");
+            left.remove(&it.node_id);
+        }
+        left.is_empty().then_some(())
+    };
+    session.until("all tombstones", told).await;
+    let platform = scene.world.open();
+    assert!(platform.list_nodes().await.unwrap().is_empty());
+    assert!(platform.list_data().await.unwrap().is_empty());
+    agent.end().await;
+}
+
+#[tokio::test]
 async fn a_second_agent_on_the_same_state_is_refused() {
     let mut scene = Scene::new().await;
     let agent = scene.agent();

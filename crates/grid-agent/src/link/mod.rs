@@ -40,7 +40,8 @@ impl Link {
                 ended = session::session(&self, &mut met) => ended,
             };
             self.reconciler.outbox.clear();
-            if met {
+            // A master that this agent refuses is not dialled any faster for having welcomed it.
+            if met && ended.as_ref().map_or_else(Error::is_retryable, |()| true) {
                 failures = 0;
                 last.clear();
             }
