@@ -12,7 +12,7 @@ use grid_platform_api::{Error, ErrorKind, ErrorReport};
 #[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
-    pub(crate) report: ErrorReport,
+    pub(crate) report: Box<ErrorReport>,
 }
 
 impl ApiError {
@@ -20,7 +20,7 @@ impl ApiError {
     pub(crate) fn with_status(status: StatusCode, error: Error) -> Self {
         Self {
             status,
-            report: error.to_report(),
+            report: Box::new(error.to_report()),
         }
     }
 }
@@ -57,7 +57,7 @@ impl From<ErrorReport> for ApiError {
     fn from(report: ErrorReport) -> Self {
         Self {
             status: status(report.kind),
-            report,
+            report: Box::new(report),
         }
     }
 }
@@ -69,7 +69,9 @@ impl IntoResponse for ApiError {
         }
         let challenge = (self.status == StatusCode::UNAUTHORIZED)
             .then_some([(header::WWW_AUTHENTICATE, "Bearer realm=\"sutra-grid\"")]);
-        let body = Json(ErrorBody { error: self.report });
+        let body = Json(ErrorBody {
+            error: *self.report,
+        });
         match challenge {
             Some(headers) => (self.status, headers, body).into_response(),
             None => (self.status, body).into_response(),

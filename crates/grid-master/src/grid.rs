@@ -677,6 +677,8 @@ fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {
     view::agent(
         row,
         inner.lost(&row.id),
+        live.and_then(|l| l.session.as_ref())
+            .is_some_and(|s| s.has_reported()),
         nodes,
         heard,
         live.and_then(|l| l.refused.clone()),

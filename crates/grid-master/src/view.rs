@@ -154,6 +154,7 @@ fn endings(state: &NodeState, last: &Option<Failure>) -> (Option<Failure>, Optio
 pub(crate) fn agent(
     row: &AgentRow,
     lost: bool,
+    connected: bool,
     nodes: usize,
     last_seen: Option<grid_platform_api::Timestamp>,
     error: Option<grid_platform_api::ErrorReport>,
@@ -165,6 +166,7 @@ pub(crate) fn agent(
         } else {
             AgentState::Ready
         },
+        connected,
         cordoned: row.cordoned,
         platform: row.info.platform.clone(),
         version: row.info.version.clone(),

@@ -385,6 +385,7 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
         from_agent::Message::Observed(all) => {
             let nodes = all.nodes.into_iter().filter_map(observation).collect();
             app.grid.observe_all(agent, nodes);
+            session.report();
         }
         from_agent::Message::Node(node) => {
             if let Some(observation) = observation(node) {

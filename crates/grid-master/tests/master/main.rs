@@ -1,5 +1,11 @@
 //! The master from outside: HTTP, gRPC, and its end by force.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
 mod agents;
 mod api;
 mod crash;
