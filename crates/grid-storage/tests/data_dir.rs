@@ -5,6 +5,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use common::{assert_error, config, content_files, corrupt, pattern, start, start_with};
 use grid_storage::{Condition, ErrorKind, Key, PutOptions, Server, Store};
@@ -166,6 +167,63 @@ fn a_damaged_directory_is_refused_and_not_touched() {
         Store::open(dir.path()).unwrap_err().kind(),
         ErrorKind::UnsupportedFormat
     );
+}
+
+/// Readers watch while the journal's files fill up and go into the index: what was acknowledged
+/// never vanishes, and never goes back to an older version.
+#[test]
+fn readers_never_lose_sight_of_what_was_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let keys: Vec<Key> = (0..64).map(|n| key(&format!("k{n:02}"))).collect();
+    let put = |key: &Key| {
+        store
+            .put(key, &pattern(16_000, 1), PutOptions::default())
+            .unwrap()
+            .generation
+    };
+    let seen: Vec<AtomicU64> = keys.iter().map(|key| AtomicU64::new(put(key))).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    for (key, seen) in keys.iter().zip(&seen) {
+                        let acknowledged = seen.load(Ordering::Acquire);
+                        let found = store.head(key).unwrap().map_or(0, |meta| meta.generation);
+                        assert!(found >= acknowledged, "{key}: {found} after {acknowledged}");
+                    }
+                    let floor: Vec<u64> = seen
+                        .iter()
+                        .map(|seen| seen.load(Ordering::Acquire))
+                        .collect();
+                    let listed = store.list("", None, 100).unwrap().objects;
+                    assert_eq!(listed.len(), keys.len());
+                    assert!(
+                        listed
+                            .iter()
+                            .zip(floor)
+                            .all(|((_, meta), floor)| meta.generation >= floor)
+                    );
+                }
+            });
+        }
+        let writers: Vec<_> = (0..8)
+            .map(|writer| {
+                let (keys, seen, put) = (&keys, &seen, &put);
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        let at = (writer * 8 + n % 8) % 64;
+                        seen[at].store(put(&keys[at]), Ordering::Release);
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        done.store(true, Ordering::Release);
+    });
 }
 
 /// A copy of an open store: what a power cut would leave.
