@@ -46,6 +46,8 @@ pub(crate) enum Found {
     Nothing,
     /// A directory with a marker.
     Marked(Marker),
+    /// A directory with an empty marker: one that was made here, before a loss of power took the marker's text.
+    Blank,
     /// A directory that somebody else made.
     Unmarked,
 }
@@ -133,6 +135,7 @@ impl Site {
     fn look_in(&self, dir: impl AsFd) -> Result<Found> {
         let path = self.path();
         match files::read_at(dir, MARKER, MARKER_MAX) {
+            Ok(bytes) if bytes.is_empty() => Ok(Found::Blank),
             Ok(bytes) => serde_json::from_slice(&bytes)
                 .map(Found::Marked)
                 .map_err(|e| {
@@ -203,11 +206,21 @@ impl Site {
         Ok(found)
     }
 
-    /// Makes the directory if it is not there. It appears whole, with its marker, or not at all.
-    /// Gives whether it, or any directory on the way to it, was made.
+    /// Makes the directory if it is not there. It appears whole, with its marker, or not at all; the durable writes that
+    /// follow make it durable. Gives whether it was made.
     pub(crate) fn ensure(&self, marker: &Marker, user: Option<(u32, u32)>) -> Result<bool> {
-        if self.check(&marker.owner, &marker.node_id)? != Found::Nothing {
-            return Ok(false);
+        match self.check(&marker.owner, &marker.node_id)? {
+            Found::Nothing => {}
+            Found::Marked(_) | Found::Unmarked => return Ok(false),
+            Found::Blank => {
+                let what = format!("mark the data path `{}`", self.path().display());
+                let dir = self.open().cannot(&what)?;
+                let text = serde_json::to_vec(marker)
+                    .map_err(io::Error::from)
+                    .cannot(&what)?;
+                files::replace_at(&dir, MARKER, &text, 0o644, Durable::Yes).cannot(what)?;
+                return Ok(false);
+            }
         }
         let what = format!("make the data path `{}`", self.path().display());
         self.make_parents().map_err(|e| self.refused(e))?;
@@ -218,13 +231,11 @@ impl Site {
         let made = || -> io::Result<bool> {
             let dir = files::open_dir_at(&parent, &temporary)?;
             let text = serde_json::to_vec(marker)?;
-            files::write_new(&dir, MARKER, &text, 0o644, Durable::Yes)?;
+            files::write_new(&dir, MARKER, &text, 0o644, Durable::No)?;
             if let Some((uid, gid)) = user {
                 rustix::fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
             }
-            let made = files::rename_new(&parent, &temporary, &parent, &name)?;
-            files::sync(&parent)?;
-            Ok(made)
+            files::rename_new(&parent, &temporary, &parent, &name)
         };
         match made() {
             Ok(true) => Ok(true),

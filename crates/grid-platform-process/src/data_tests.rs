@@ -130,3 +130,15 @@ fn kept_data_is_remembered_and_forgotten() {
     kept.forget(&entry).unwrap();
     assert!(kept.all().unwrap().is_empty());
 }
+
+#[test]
+fn a_marker_that_lost_its_text_is_written_again() {
+    let ground = ground();
+    let site = ground.site("n1");
+    let mine = marker(1, "n1");
+    site.ensure(&mine, None).unwrap();
+    fs::write(site.path().join(MARKER), "").unwrap();
+    assert_eq!(site.look().unwrap(), Found::Blank);
+    assert!(!site.ensure(&mine, None).unwrap());
+    assert_eq!(site.look().unwrap(), Found::Marked(mine));
+}

@@ -217,14 +217,15 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
         Err(e) if e.kind() != ErrorKind::SpawnFailed => return Err(e),
         other => other.ok().flatten(),
     };
+    let cgroup_config = intent.config.clone();
     let made = || -> Result<Arc<Node>> {
         let dir = NodeDir::create(&inner.nodes_dir, &id)?;
         let what = format!("make the record of the node `{id}`");
         dir.write_secrets(&secrets(&intent.config), account.map(|it| (it.uid, it.gid)))
             .cannot(&what)?;
         dir.create_log().cannot(&what)?;
-        dir.write_intent(&intent)?;
-        files::sync(&inner.nodes_dir).cannot(&what)?;
+        dir.create_record().cannot(&what)?;
+        dir.write_first_intent(&inner.nodes_dir, &intent)?;
         Ok(inner
             .registry
             .insert(Situation::new(intent.clone(), None, Shim::Gone)))
@@ -246,6 +247,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
                 inner.registry.remove(&node);
             }
             let undone = files::remove_tree(&inner.nodes_dir, id.native_name());
+            let _ = inner.cgroups.remove(&uid, &cgroup_config);
             if !was_there {
                 let _ = site.purge(&inner.install.owner, &id, &uid);
             }

@@ -80,6 +80,25 @@ impl NodeDir {
         }
     }
 
+    /// Makes the first intent durable, and the directory with it. Nothing stands in its place that a torn one could take away.
+    pub(crate) fn write_first_intent(&self, nodes: impl AsFd, intent: &Intent) -> Result<()> {
+        let context = format!("make the record of the node `{}`", intent.config.node_id);
+        let bytes = serde_json::to_vec(intent)
+            .map_err(io::Error::from)
+            .cannot(&context)?;
+        files::write_new(&self.fd, INTENT, &bytes, 0o600, Durable::Yes).cannot(&context)?;
+        // Where the journal is one for all, these find that there is nothing left to do.
+        files::sync(&self.fd)
+            .and_then(|()| files::sync(nodes))
+            .cannot(context)
+    }
+
+    /// Makes the record's file, of zeros: the shim's first durable write makes it durable too, and saves it two of its own.
+    pub(crate) fn create_record(&self) -> io::Result<()> {
+        let zeros = [0; record::FILE];
+        files::write_new(&self.fd, "record", &zeros, 0o640, Durable::No).map(drop)
+    }
+
     /// Makes the intent durable.
     pub(crate) fn write_intent(&self, intent: &Intent) -> Result<()> {
         let id = &intent.config.node_id;

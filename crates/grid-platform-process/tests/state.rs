@@ -1,0 +1,390 @@
+//! The state directory: damage, copies, strangers, kills at any instant, reboots.
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::FileExt,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use common::{
+    Place, SLEEP, census, clean, eventually, exists, id, kill_9, parent, quick, sh, wait_for,
+};
+use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, FailureReason, Platform, RestartMode};
+use grid_platform_process::{ProcessConfig, ProcessPlatform, accept_copied_state};
+
+#[tokio::test]
+async fn one_adapter_at_a_time() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let error = ProcessPlatform::open(place.config.clone())
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(error.kind(), ErrorKind::StateLocked);
+    assert!(
+        error.to_string().contains(&std::process::id().to_string()),
+        "{error}"
+    );
+    drop(platform);
+    place.open().await;
+}
+
+#[tokio::test]
+async fn two_owners_on_one_host_do_not_touch_each_other() {
+    let (ours, theirs) = (Place::new(), Place::new());
+    let platform = ours.open().await;
+    let mut config = theirs.config.clone();
+    config.storage_roots = vec![ours.config.data_path.clone(), config.data_path.clone()];
+    let stranger = ProcessPlatform::open(config).await.unwrap();
+    let node = platform
+        .spawn_node(sh("a", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    let twin = stranger
+        .spawn_node(sh("a", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    assert_ne!(node.uid, twin.uid);
+    let thief = sh("b", SLEEP).storage_path(ours.data("a")).build().unwrap();
+    let error = stranger.spawn_node(thief).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OwnedByOther);
+    clean(&stranger).await;
+    assert!(platform.is_node_alive(&id("a")).await.unwrap());
+    assert_eq!(census(node.uid.as_str()).len(), 1);
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn damaged_records_are_put_aside_and_the_rest_lives() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for name in ["good", "torn", "blind", "foreign"] {
+        let config = sh(name, SLEEP)
+            .restart(quick(RestartMode::Never))
+            .build()
+            .unwrap();
+        platform.spawn_node(config).await.unwrap();
+    }
+    for name in ["torn", "foreign"] {
+        platform.stop_node(&id(name)).await.unwrap();
+    }
+    let blind = platform.get_node_status(&id("blind")).await.unwrap();
+    drop(platform);
+    let torn = place.node_dir("torn").join("intent.json");
+    let text = fs::read_to_string(&torn).unwrap();
+    fs::write(&torn, &text[..text.len() / 2]).unwrap();
+    let foreign = place.node_dir("foreign").join("intent.json");
+    let text = fs::read_to_string(&foreign).unwrap();
+    let owner: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let owner = owner["owner"].as_str().unwrap();
+    fs::write(&foreign, text.replace(owner, &"0".repeat(32))).unwrap();
+    kill_9(parent(blind.pid.unwrap()));
+    eventually("the lock to be free", || {
+        census(blind.uid.as_str()).is_empty()
+    })
+    .await;
+    let record = fs::OpenOptions::new()
+        .write(true)
+        .open(place.node_dir("blind").join("record"))
+        .unwrap();
+    for slot in [0, 4096] {
+        record.write_all_at(b"torn", slot + 30).unwrap();
+    }
+    fs::create_dir(place.node_dir("unfinished")).unwrap();
+    fs::create_dir(place.config.state_dir.join("nodes/what-is-this")).unwrap();
+
+    let platform = place.open().await;
+    let list = platform.list_nodes().await.unwrap();
+    let names: Vec<_> = list.iter().map(|it| it.node_id.as_str()).collect();
+    assert_eq!(names, ["blind", "good"]);
+    assert!(list[1].state.is_running());
+    assert_eq!(
+        list[0].state.failure().unwrap().reason,
+        FailureReason::Interrupted
+    );
+    assert!(!place.node_dir("unfinished").exists());
+    assert!(
+        place
+            .config
+            .state_dir
+            .join("quarantine/sutra-grid-torn-0/log")
+            .exists()
+    );
+    assert!(
+        place
+            .config
+            .state_dir
+            .join("quarantine/sutra-grid-blind-record-0")
+            .exists()
+    );
+
+    let probe = platform.probe().await.unwrap();
+    assert!(probe.is_usable());
+    let found: Vec<_> = probe
+        .checks
+        .iter()
+        .filter(|it| it.name == "records")
+        .collect();
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert!(
+        found
+            .iter()
+            .all(|it| it.status == CheckStatus::Degraded && it.hint.is_some())
+    );
+
+    // What belongs to another owner is not ours to touch, whatever is asked.
+    let other = id("foreign");
+    let spawn = platform
+        .spawn_node(sh("foreign", SLEEP).build().unwrap())
+        .await;
+    assert_eq!(spawn.unwrap_err().kind(), ErrorKind::OwnedByOther);
+    assert_eq!(
+        platform.stop_node(&other).await.unwrap_err().kind(),
+        ErrorKind::OwnedByOther
+    );
+    let remove = platform.remove_node(&other, DataPolicy::Purge).await;
+    assert_eq!(remove.unwrap_err().kind(), ErrorKind::OwnedByOther);
+    assert!(foreign.exists());
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn a_copied_state_is_refused_until_it_is_accepted() {
+    let place = Place::new();
+    let platform = place.open().await;
+    platform
+        .spawn_node(sh("a", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    platform.stop_node(&id("a")).await.unwrap();
+    drop(platform);
+    let moved = place.dir.path().join("moved");
+    let copied = Command::new("cp")
+        .arg("-a")
+        .args([&place.config.state_dir, &moved])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let config = ProcessConfig {
+        state_dir: moved.clone(),
+        ..place.config.clone()
+    };
+    let error = ProcessPlatform::open(config.clone()).await.err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::OwnedByOther);
+    assert!(error.hint().is_some());
+    accept_copied_state(&moved).unwrap();
+    fs::remove_dir_all(&place.config.state_dir).unwrap();
+    let platform = ProcessPlatform::open(config).await.unwrap();
+    platform
+        .spawn_node(sh("a", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn after_a_reboot_nodes_are_started_by_their_policy() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for (name, mode) in [
+        ("never", RestartMode::Never),
+        ("always", RestartMode::Always),
+        ("failure", RestartMode::OnFailure),
+        ("stopped", RestartMode::Always),
+    ] {
+        let config = sh(name, SLEEP).restart(quick(mode)).build().unwrap();
+        platform.spawn_node(config).await.unwrap();
+    }
+    platform.stop_node(&id("stopped")).await.unwrap();
+    let nodes = platform.list_nodes().await.unwrap();
+    drop(platform);
+    // A host that goes down takes the shims, and its next boot has another id.
+    for node in &nodes {
+        if let Some(pid) = node.pid {
+            kill_9(parent(pid));
+        }
+        eventually("it to be gone", || census(node.uid.as_str()).is_empty()).await;
+        rewrite_boot_id(&place.node_dir(node.node_id.as_str()).join("record"));
+    }
+    let platform = place.open().await;
+    let list = platform.list_nodes().await.unwrap();
+    let states: Vec<_> = list
+        .iter()
+        .map(|it| {
+            (
+                it.node_id.as_str(),
+                it.state.failure().map(|it| it.reason),
+                it.restarts,
+            )
+        })
+        .collect();
+    assert_eq!(
+        states,
+        [
+            ("always", None, 1),
+            ("failure", None, 1),
+            ("never", Some(FailureReason::Interrupted), 0),
+            ("stopped", None, 0)
+        ]
+    );
+    wait_for(&platform, "always", |it| it.state.is_running()).await;
+    wait_for(&platform, "failure", |it| it.state.is_running()).await;
+    assert_eq!(list[3].state.as_str(), "stopped");
+    clean(&platform).await;
+}
+
+/// Gives a record the id of another boot, with a checksum to match: what a reboot does to it.
+fn rewrite_boot_id(record: &Path) {
+    let mut bytes = fs::read(record).unwrap();
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    for slot in bytes.chunks_exact_mut(4096) {
+        let len = u32::from_le_bytes(slot[16..20].try_into().unwrap()) as usize;
+        if slot.starts_with(b"SGRECRD1") {
+            let text = String::from_utf8(slot[24..24 + len].to_vec()).unwrap();
+            let other = text.replace(boot_id.trim(), &"0".repeat(boot_id.trim().len()));
+            slot[24..24 + len].copy_from_slice(other.as_bytes());
+            let crc = crc32(&[&slot[8..20], &slot[24..24 + len]].concat());
+            slot[20..24].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+    fs::write(record, bytes).unwrap();
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |mut crc, byte| {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+        }
+        crc
+    })
+}
+
+/// The names of the variables by which this test program is told to be the victim.
+const VICTIM: &str = "GRID_TEST_VICTIM";
+
+/// Not a test of its own: the process that `killed_at_any_instant` starts and kills.
+#[tokio::test]
+async fn victim() {
+    let Ok(home) = std::env::var(VICTIM) else {
+        return;
+    };
+    let home = Path::new(&home);
+    let config = ProcessConfig {
+        programs: grid_platform_process::Allow::Any,
+        ..ProcessConfig::new(home.join("state"), home.join("data"))
+    };
+    let platform = ProcessPlatform::open(config).await.unwrap();
+    for round in 0.. {
+        for name in ["a", "b", "c"] {
+            let config = sh(name, "echo x >> starts; exec sleep 1000")
+                .port(0)
+                .build()
+                .unwrap();
+            platform.spawn_node(config).await.unwrap();
+        }
+        platform.stop_node(&id("a")).await.unwrap();
+        platform
+            .remove_node(&id("b"), DataPolicy::Purge)
+            .await
+            .unwrap();
+        if round % 2 == 1 {
+            platform
+                .remove_node(&id("c"), DataPolicy::Keep)
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn killed_at_any_instant_it_leaves_nothing_double_and_nothing_lost() {
+    let place = Place::new();
+    for round in 0..12_u64 {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim"])
+            .env(VICTIM, place.dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("it to be at work", || {
+            place.node_dir("a").join("record").exists()
+        })
+        .await;
+        // Another instant each time, from anywhere in its round.
+        tokio::time::sleep(Duration::from_millis(7 * round)).await;
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+
+        let platform = place.open().await;
+        let probe = platform.probe().await.unwrap();
+        assert!(
+            probe.checks.iter().all(|it| it.name != "records"),
+            "{:?}",
+            probe.checks
+        );
+        for node in platform.list_nodes().await.unwrap() {
+            let name = node.node_id.as_str().to_owned();
+            if !node.state.is_ended() {
+                // What was being stopped ends, what was being started runs: one process, not two.
+                let settled = |it: &grid_platform_api::SpawnedNode| {
+                    it.state.is_running() || it.state.is_ended()
+                };
+                let node = wait_for(&platform, &name, settled).await;
+                let expect = usize::from(node.state.is_running());
+                eventually("as many processes as it should have", || {
+                    census(node.uid.as_str()).len() == expect
+                })
+                .await;
+            }
+        }
+        // Whatever it is, every call on it works.
+        for name in ["a", "b", "c"] {
+            let config = sh(name, "echo x >> starts; exec sleep 1000")
+                .port(0)
+                .build()
+                .unwrap();
+            let node = platform.spawn_node(config).await.unwrap();
+            eventually("one process", || census(node.uid.as_str()).len() == 1).await;
+        }
+        clean(&platform).await;
+        let left: Vec<_> = fs::read_dir(&place.config.data_path)
+            .unwrap()
+            .map(|it| it.unwrap().file_name())
+            .collect();
+        assert!(left.is_empty(), "round {round}: {left:?}");
+        assert!(platform.list_data().await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_shim_is_reaped_though_its_platform_is_gone() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let node = platform
+        .spawn_node(
+            sh("a", SLEEP)
+                .restart(quick(RestartMode::Never))
+                .build()
+                .unwrap(),
+        )
+        .await
+        .unwrap();
+    let pid = node.pid.unwrap();
+    let shim = parent(pid);
+    drop(platform);
+    kill_9(pid);
+    eventually("the shim is reaped", || !exists(shim)).await;
+    let platform = place.open().await;
+    let node = platform.get_node_status(&id("a")).await.unwrap();
+    assert_eq!(
+        node.state.failure().unwrap().reason,
+        FailureReason::Signaled
+    );
+    clean(&platform).await;
+}
