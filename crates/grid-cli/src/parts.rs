@@ -10,6 +10,7 @@ use crate::{
     context::{Addresses, Context},
     error::{Error, Result},
     local::{AGENT_ID, RunLock, StateDir},
+    output,
 };
 
 /// This program's path, by which it starts itself again; that of the newer one, when it was replaced.
@@ -32,6 +33,7 @@ pub(crate) fn log_to_stderr(context: &Context) {
         .unwrap_or_else(|| "info".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(output::is_watched())
         .with_writer(std::io::stderr)
         .init();
 }

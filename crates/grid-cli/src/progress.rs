@@ -1,7 +1,7 @@
 //! Whether what was asked of a node has come about. Pure.
 
 use grid_client::{Desired, Node, State};
-use grid_platform_api::{ErrorKind, ErrorReport, Exit, NodeId};
+use grid_platform_api::{ErrorKind, ErrorReport, NodeId};
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,17 +88,16 @@ fn overruled(goal: Goal, node: &Node) -> Option<Progress> {
 /// Why a node is failed.
 pub(crate) fn why(node: &Node) -> ErrorReport {
     if let Some(error) = &node.error {
-        return error.clone();
+        let mut error = error.clone();
+        error.hint = error.hint.map(|hint| named(&hint, node));
+        return error;
     }
     let (message, hint) = match (&node.failure, node.exit) {
         (Some(failure), _) => (
             format!("the node `{}` failed: {}", node.id, failure.message),
             failure.reason.hint(),
         ),
-        (None, Some(exit)) => (
-            format!("the node `{}` ended with {}", node.id, words(exit)),
-            None,
-        ),
+        (None, Some(exit)) => (format!("the node `{}` ended with {}", node.id, exit), None),
         (None, None) => (format!("the node `{}` failed", node.id), None),
     };
     ErrorReport {
@@ -108,19 +107,26 @@ pub(crate) fn why(node: &Node) -> ErrorReport {
         operation: None,
         platform: node.platform.clone(),
         node: Some(node.id.clone()),
-        hint: Some(
+        hint: Some(named(
             hint.unwrap_or(
                 "`grid logs ID` shows what the program said; `grid start ID` tries again.",
-            )
-            .replace("ID", node.id.as_str()),
-        ),
+            ),
+            node,
+        )),
         causes: Vec::new(),
         failure: node.failure.clone(),
     }
 }
 
-fn words(exit: Exit) -> String {
-    exit.to_string()
+/// A hint about any node, made one about this.
+fn named(hint: &str, node: &Node) -> String {
+    hint.split(' ')
+        .map(|word| match word.trim_end_matches('`') {
+            "ID" => word.replace("ID", node.id.as_str()),
+            _ => word.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn failed(kind: ErrorKind, message: String, hint: &str) -> Progress {

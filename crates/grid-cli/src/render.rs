@@ -1,6 +1,6 @@
 //! What the master tells, as people read it. Pure.
 
-use grid_client::{Agent, AgentState, Data, Desired, Event, Node, Role, Token, Usage};
+use grid_client::{Agent, AgentState, Data, Desired, Event, Node, Role, State, Token, Usage};
 use grid_platform_api::Failure;
 
 use crate::table::{Table, cell, labels, size};
@@ -21,7 +21,7 @@ pub(crate) fn nodes(nodes: &[Node], wide: bool) -> String {
                 node.agent.clone(),
                 cell(node.platform.as_ref()),
                 state(node),
-                node.health.clone(),
+                health(node),
                 cell(node.endpoint.as_ref()),
                 cell(node.pid),
                 node.restarts.to_string(),
@@ -41,7 +41,7 @@ pub(crate) fn nodes(nodes: &[Node], wide: bool) -> String {
             node.agent.clone(),
             cell(node.platform.as_ref()),
             state(node),
-            node.health.clone(),
+            health(node),
             cell(node.endpoint.as_ref()),
             cell(node.pid),
             node.restarts.to_string(),
@@ -60,6 +60,14 @@ fn state(node: &Node) -> String {
     }
 }
 
+/// The health of what runs; of what does not there is none.
+fn health(node: &Node) -> String {
+    match node.state {
+        State::Running | State::Unknown => node.health.clone(),
+        _ => String::new(),
+    }
+}
+
 /// One node, a fact a line.
 pub(crate) fn node(node: &Node, usage: Option<&Usage>) -> String {
     let mut facts = Facts::default();
@@ -67,7 +75,7 @@ pub(crate) fn node(node: &Node, usage: Option<&Usage>) -> String {
     facts.add("agent", Some(&node.agent));
     facts.add("platform", node.platform.as_ref());
     facts.add("state", Some(state(node)));
-    facts.add("health", Some(&node.health));
+    facts.add("health", some_text(health(node)));
     facts.add("health message", node.health_message.as_ref());
     facts.add("endpoint", node.endpoint.as_ref());
     let ports = node.ports.iter().filter(|(name, _)| *name != "main");
@@ -181,7 +189,16 @@ pub(crate) fn agents(agents: &[Agent]) -> String {
             labels(&agent.labels),
         ]);
     }
-    table.render()
+    let mut text = table.render();
+    for agent in agents {
+        if let Some(error) = &agent.error {
+            text.push_str(&format!("\n{}: {}\n", agent.id, error.message));
+            if let Some(hint) = &error.hint {
+                text.push_str(&format!("  {hint}\n"));
+            }
+        }
+    }
+    text
 }
 
 /// Data as a table.

@@ -81,18 +81,24 @@ pub(crate) async fn wait(
     }
 }
 
-/// What is missing, a text per node that is not there yet.
+/// What is missing, a text per node that is not there yet. A node that will not get there is told when the others have.
 fn survey(targets: &[(NodeId, Goal)], nodes: &[Node]) -> Result<Vec<String>> {
     let mut missing = Vec::new();
+    let mut failed = None;
     for (id, goal) in targets {
         let node = nodes.iter().find(|node| node.id == *id);
         match judge(*goal, id, node) {
             Progress::Done => {}
             Progress::Waiting(why) => missing.push(format!("`{id}`: {why}")),
-            Progress::Failed(report) => return Err((*report).into()),
+            Progress::Failed(report) => {
+                failed.get_or_insert(report);
+            }
         }
     }
-    Ok(missing)
+    match failed {
+        Some(report) if missing.is_empty() => Err((*report).into()),
+        _ => Ok(missing),
+    }
 }
 
 fn chosen(targets: &[(NodeId, Goal)], nodes: Vec<Node>) -> Vec<Node> {

@@ -58,11 +58,7 @@ impl Error {
     pub(crate) fn with_source(mut self, source: &dyn StdError) -> Self {
         let mut next = Some(source);
         while let Some(cause) = next {
-            let text = cause.to_string();
-            // Layers of the transport repeat what lies beneath them.
-            if self.report.causes.last() != Some(&text) {
-                self.report.causes.push(text);
-            }
+            self.report.causes.push(cause.to_string());
             next = cause.source();
         }
         self
@@ -82,7 +78,7 @@ impl Error {
             ErrorKind::Unavailable,
             format!("cannot reach the master at `{base}`"),
         )
-        .with_source(error.source().unwrap_or(&error))
+        .with_source(innermost(&error))
         .with_hint("Start it with `grid up`, or name the one that runs by `--master URL` or `--state-dir DIR`.")
     }
 
@@ -138,6 +134,15 @@ impl Error {
     pub fn report(&self) -> &ErrorReport {
         &self.report
     }
+}
+
+/// What lies beneath all layers; the layers of a transport only say that they are layers.
+fn innermost<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost
 }
 
 impl From<ErrorReport> for Error {

@@ -259,6 +259,10 @@ pub struct Agent {
     pub id: String,
     /// Whether it is heard.
     pub state: AgentState,
+    /// It has a session, and has told in it which nodes it has: what is shown of them is current. Without one, what is
+    /// shown is what was seen last.
+    #[serde(default)]
+    pub connected: bool,
     /// No new nodes are placed on it; those it has stay.
     pub cordoned: bool,
     /// Its platform.

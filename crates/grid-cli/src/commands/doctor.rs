@@ -22,7 +22,7 @@ pub(super) async fn run(context: &Context) -> Result<()> {
     }
     match context.client() {
         Ok(client) => master(&client, &mut checks).await,
-        Err(error) => checks.push(failed("master", &error.report)),
+        Err(error) => checks.push(failed("master api", &error.report)),
     }
     match context.format() {
         Format::Json => output::json(&checks)?,
@@ -60,10 +60,10 @@ fn supervisor(state: &StateDir) -> Result<Check> {
 async fn master(client: &Client, checks: &mut Vec<Check>) {
     let version = match client.version().await {
         Ok(version) => version,
-        Err(error) => return checks.push(failed("master", error.report())),
+        Err(error) => return checks.push(failed("master api", error.report())),
     };
     checks.push(ok(
-        "master",
+        "master api",
         format!("`{}` serves, version {}", client.url(), version.version),
     ));
     match client.agents().await {

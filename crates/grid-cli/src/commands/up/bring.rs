@@ -2,9 +2,7 @@
 
 use std::{process::Child, time::Duration};
 
-use grid_client::{
-    AgentState, Class, Client, Desired, Node, NodeFilter, NodeSettings, SpawnRequest,
-};
+use grid_client::{Agent, Client, Desired, Node, NodeFilter, NodeSettings, SpawnRequest};
 use grid_platform_api::NodeId;
 use tokio::time::Instant;
 
@@ -20,8 +18,6 @@ use crate::{
 /// How long a supervisor may take to listen.
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
-/// The lists are read again after this even when no event came.
-const RESYNC: Duration = Duration::from_secs(1);
 
 /// Waits for master and agent, makes the nodes that are missing, and waits for them.
 pub(super) async fn up(args: &UpArgs, state: &StateDir, child: Option<Child>) -> Result<Up> {
@@ -101,24 +97,16 @@ async fn ready(
     }
 }
 
-/// Waits until the master hears the agent.
+/// Waits until the agent has told the master which nodes it has; before, the master shows what it saw last.
 async fn agent_ready(client: &Client) -> Result<()> {
-    let mut events = client.events(None).await?;
     loop {
         let agents = client.agents().await?;
-        if agents
-            .iter()
-            .any(|agent| agent.id == AGENT_ID && agent.state == AgentState::Ready)
-        {
-            return Ok(());
-        }
-        tokio::select! {
-            event = events.next() => match event {
-                Ok(_) => {}
-                Err(error) if error.class() == Class::Unreachable => {}
-                Err(error) => return Err(error.into()),
-            },
-            () = tokio::time::sleep(RESYNC) => {}
+        match agents.into_iter().find(|agent| agent.id == AGENT_ID) {
+            Some(agent) if agent.connected => return Ok(()),
+            Some(Agent {
+                error: Some(error), ..
+            }) => return Err(error.into()),
+            _ => tokio::time::sleep(LOOK).await,
         }
     }
 }

@@ -5,7 +5,7 @@ mod detach;
 
 use std::sync::Arc;
 
-use grid_client::{Client, Node};
+use grid_client::{Client, Node, State};
 use grid_platform_api::{ErrorKind, Failure, FailureReason};
 use serde::Serialize;
 
@@ -53,14 +53,18 @@ pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
             let child = detach::start(context, args, &state)?;
             let result = bring::up(args, &state, Some(child)).await;
             match result {
-                Ok(up) => finish(context, args, &state, &up),
+                Ok(up) => finish(context, args, &state, up),
                 Err(error) => Err(give_up(&state, error).await),
             }
         }
         None => {
-            let up = bring::up(args, &state, None).await?;
+            let mut up = bring::up(args, &state, None).await?;
             output::note("note: the grid was up already");
-            finish(context, args, &state, &up)
+            if let Some(fault) = up.fault.take() {
+                // It is not this command's doing.
+                output::note(&format!("note: {fault}"));
+            }
+            finish(context, args, &state, up)
         }
     }
 }
@@ -101,7 +105,7 @@ async fn foreground(
         result = &mut supervisor => return ended(result),
         up = bring::up(args, state, None) => match up {
             Ok(up) => {
-                if let Err(error) = finish(context, args, state, &up) {
+                if let Err(error) = finish(context, args, state, up) {
                     output::report(&error.report);
                 }
                 output::note("grid   | Ctrl-C takes the grid down as `grid down` does; data stays");
@@ -127,7 +131,7 @@ async fn give_up(state: &StateDir, error: Error) -> Error {
     }
 }
 
-fn finish(context: &Context, args: &UpArgs, state: &StateDir, up: &Up) -> Result<()> {
+fn finish(context: &Context, args: &UpArgs, state: &StateDir, up: Up) -> Result<()> {
     let report = Report {
         state_dir: state.root(),
         token_file: state.admin_token(),
@@ -151,10 +155,7 @@ fn finish(context: &Context, args: &UpArgs, state: &StateDir, up: &Up) -> Result
     if context.format() == Format::Table {
         output::note(&hints(context, args, &up.nodes));
     }
-    match &up.fault {
-        None => Ok(()),
-        Some(fault) => Err(Error::from((*fault.report).clone()).with_exit(fault.exit)),
-    }
+    up.fault.map_or(Ok(()), Err)
 }
 
 fn text(report: &Report<'_>) -> String {
@@ -182,8 +183,13 @@ fn text(report: &Report<'_>) -> String {
 fn hints(context: &Context, args: &UpArgs, nodes: &[Node]) -> String {
     let again = context.again();
     let mut text = String::from("\nTry:\n");
+    let is_storage = |node: &Node| {
+        let settings = node.settings.as_ref();
+        settings.is_some_and(|it| it.binary.is_none() && it.image.is_none())
+    };
     let stored = nodes
         .iter()
+        .filter(|node| node.state == State::Running && is_storage(node))
         .find_map(|node| Some((node, node.endpoint.as_ref()?)));
     if let Some((node, endpoint)) = stored {
         text.push_str(&format!(
