@@ -164,3 +164,41 @@ pub fn giant_line(bytes: usize) -> Vec<u8> {
 pub fn signal_line(number: i32) -> String {
     format!("signal {number}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn actions_are_read() {
+        let check = |text: &str, expect: Option<Action>| {
+            assert_eq!(Action::parse(text).ok(), expect, "{text}");
+        };
+        check("say=a=b c", Some(Action::Say("a=b c".into())));
+        check("say=", Some(Action::Say(String::new())));
+        check("lines=1-3", Some(Action::Lines(1, 3)));
+        check("lines=3", None);
+        check("raw=00ffA0", Some(Action::Raw(vec![0, 255, 160])));
+        check("raw=0", None);
+        check("raw=xy", None);
+        check("exit=3", Some(Action::Exit(3)));
+        check("exit=", None);
+        check("put=a:b:c", Some(Action::Put("a".into(), "b:c".into())));
+        check("put=../a:b", None);
+        check("get=.hidden", None);
+        check("healthy=yes", Some(Action::Healthy(true)));
+        check("healthy=no", Some(Action::Healthy(false)));
+        check("orphan", Some(Action::Orphan));
+        check("dance", None);
+        check("", None);
+    }
+
+    #[test]
+    fn texts_have_the_size_they_promise() {
+        assert_eq!(flood_line(1).len(), 99);
+        assert_eq!(flood_line(123_456_789).len(), 99);
+        assert_eq!(flood_lines(1000), 10);
+        assert_eq!(flood_lines(1001), 11);
+        assert_eq!(giant_line(28), b"abcdefghijklmnopqrstuvwxyzab");
+    }
+}

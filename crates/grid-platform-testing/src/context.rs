@@ -325,7 +325,7 @@ fn tag() -> String {
 ///
 /// # Errors
 /// The platform's; when the log ends, or nothing comes for [`PATIENCE`].
-pub async fn read_until(
+pub(crate) async fn read_until(
     stream: &mut grid_platform_api::LogStream,
     enough: impl Fn(&[LogItem]) -> bool,
 ) -> Outcome<Vec<LogItem>> {
@@ -367,12 +367,12 @@ pub fn fails<T>(result: grid_platform_api::Result<T>, kind: ErrorKind) -> Outcom
 }
 
 /// Lets time pass in which something must not happen: a thing that does not happen has no event.
-pub async fn settle() {
+pub(crate) async fn settle() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
 /// A health check that asks often: a change shows within a tenth of a second.
-pub fn quick(mut check: HealthCheck) -> HealthCheck {
+pub(crate) fn quick(mut check: HealthCheck) -> HealthCheck {
     check.interval = Duration::from_millis(25);
     check.timeout = Duration::from_secs(2);
     check.threshold = 2;
@@ -380,7 +380,7 @@ pub fn quick(mut check: HealthCheck) -> HealthCheck {
 }
 
 /// A restart policy that does not keep a test waiting.
-pub fn quickly(mode: RestartMode) -> RestartPolicy {
+pub(crate) fn quickly(mode: RestartMode) -> RestartPolicy {
     RestartPolicy {
         mode,
         initial_backoff: Duration::from_millis(20),

@@ -312,3 +312,34 @@ pub fn parse_boot(line: &str) -> Option<(&str, Boot)> {
     };
     fields.next().is_none().then_some((of, boot))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boot_records_are_read() {
+        let line = "n1\t2\t10\t20\t0\t30\tnote=a\u{1f}exit=1\tA\u{1f}B";
+        let (of, boot) = parse_boot(line).unwrap();
+        assert_eq!(of, "n1");
+        assert_eq!((boot.number, boot.pid, boot.start_time), (2, 10, 20));
+        assert_eq!((boot.uid, boot.at_ms), (0, 30));
+        assert_eq!(
+            (boot.argv, boot.env_names),
+            (
+                vec!["note=a".into(), "exit=1".into()],
+                vec!["A".into(), "B".into()]
+            )
+        );
+        let bare = parse_boot("n1\t1\t10\t20\t0\t30\t\t").unwrap().1;
+        assert!(bare.argv.is_empty() && bare.env_names.is_empty());
+        for broken in [
+            "",
+            "n1",
+            "n1\tx\t10\t20\t0\t30\t\t",
+            "n1\t1\t10\t20\t0\t30\t\t\t",
+        ] {
+            assert!(parse_boot(broken).is_none(), "{broken:?}");
+        }
+    }
+}

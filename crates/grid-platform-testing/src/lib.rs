@@ -13,7 +13,8 @@ pub mod probe;
 mod run;
 
 pub use case::{Case, Need, cases};
-pub use context::{Context, PATIENCE, fails, quick, quickly, read_until, settle};
+pub use context::{Context, PATIENCE, fails};
+pub(crate) use context::{quick, quickly, read_until, settle};
 pub use deadline::eventually;
 pub use failed::{Failed, Outcome};
 pub use faults::{Fault, Faults};

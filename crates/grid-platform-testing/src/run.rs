@@ -193,3 +193,114 @@ fn panic_words(panic: &(dyn std::any::Any + Send)) -> String {
         "a panic".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use grid_platform_api::async_trait;
+
+    use super::*;
+    use crate::{Fixture, MemoryHarness, fails};
+
+    /// A harness whose platform is not on this machine.
+    struct Absent;
+
+    #[async_trait]
+    impl Harness for Absent {
+        fn name(&self) -> &str {
+            "absent"
+        }
+
+        async fn survey(&self) -> Outcome<Survey> {
+            Err(Failed::new("there is no engine"))
+        }
+
+        async fn fixture(&self) -> Outcome<Box<dyn Fixture>> {
+            Err(Failed::new("never asked for"))
+        }
+    }
+
+    #[test]
+    fn an_absent_platform_is_reported_and_never_passes_in_silence() {
+        let trials = Suite::new(vec![Arc::new(Absent)]).trials().unwrap();
+        assert_eq!(trials.len(), cases().count());
+        for trial in &trials {
+            assert!(trial.has_ignored_flag(), "{}", trial.name());
+            assert_eq!(trial.kind(), "not run: there is no engine");
+        }
+        let required = Suite::new(vec![Arc::new(Absent)])
+            .required(true)
+            .trials()
+            .unwrap();
+        assert_eq!(required[0].name(), "absent::is_there");
+        assert!(!required[0].has_ignored_flag());
+    }
+
+    #[test]
+    fn a_case_that_does_not_bind_says_what_it_needs() {
+        let trials = Suite::new(vec![Arc::new(MemoryHarness::new())])
+            .trials()
+            .unwrap();
+        let find = |name: &str| trials.iter().find(|t| t.name() == name).unwrap();
+        assert_eq!(
+            find("memory::the_limit_of_processes_holds").kind(),
+            "needs pids_limit"
+        );
+        assert!(!find("memory::spawn_is_idempotent").has_ignored_flag());
+    }
+
+    #[test]
+    fn names_are_told_once() {
+        let mut names: Vec<_> = cases().map(|case| case.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        assert!(all >= 50, "{all}");
+    }
+
+    #[test]
+    fn a_case_that_panics_is_a_failure_and_is_cleaned_up_behind() {
+        /// The case's platform, to look at behind it.
+        static PLATFORM: Mutex<Option<Arc<dyn Platform>>> = Mutex::new(None);
+        let case = Case {
+            name: "panics",
+            needs: &[],
+            run: |c| {
+                Box::pin(async {
+                    c.spawn(c.probe("n", &["orphan"])?).await?;
+                    *PLATFORM.lock().unwrap() = Some(c.platform());
+                    panic!("on purpose")
+                })
+            },
+        };
+        let failed = check_case(&MemoryHarness::new(), &case).unwrap_err();
+        assert_eq!(failed.to_string(), "on purpose");
+        let platform = PLATFORM.lock().unwrap().take().unwrap();
+        let left = runtime(true).unwrap().block_on(platform.list_nodes());
+        assert_eq!(left.unwrap(), []);
+    }
+
+    #[test]
+    fn a_leak_fails_a_case_that_saw_nothing_wrong() {
+        let case = Case {
+            name: "leaks",
+            needs: &[],
+            run: |c| {
+                Box::pin(async {
+                    c.spawn(c.probe("n", &["orphan"])?).await?;
+                    fails(
+                        c.platform().stop_node(&c.id("unknown")).await,
+                        grid_platform_api::ErrorKind::NotFound,
+                    )?;
+                    Ok(())
+                })
+            },
+        };
+        check_case(&MemoryHarness::new(), &case).unwrap();
+        let broken = MemoryHarness::broken(crate::Flaw::LeavesTheTree);
+        let failed = check_case(&broken, &case).unwrap_err().to_string();
+        assert!(failed.contains("left behind"), "{failed}");
+    }
+}

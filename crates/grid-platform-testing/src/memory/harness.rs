@@ -9,9 +9,8 @@ use std::{
 };
 
 use grid_platform_api::{NodeId, Platform, Program, SpawnedNode, async_trait};
-use tokio::sync::oneshot;
 
-use super::{Flaw, World, kernel::Mail};
+use super::{Flaw, World};
 use crate::{BadProgram, Boot, Failed, Fixture, Harness, LiveProcess, Outcome, PortHold, Survey};
 
 /// Little enough for a case to overrun.
@@ -101,14 +100,7 @@ impl Fixture for MemoryFixture {
     }
 
     async fn ask(&self, node: &SpawnedNode, action: &str) -> Outcome<String> {
-        let endpoint = node.endpoint.as_ref().ok_or("the node has no endpoint")?;
-        let (answer, asked) = oneshot::channel();
-        self.world
-            .kernel
-            .post(endpoint.port, Mail::Do(action.to_owned(), answer))
-            .ok_or("connection refused")?;
-        let answer = asked.await.map_err(|_| Failed::new("connection reset"))?;
-        answer.map_err(Failed::new)
+        self.world.ask(node, action).await
     }
 
     async fn occupy_port(&self) -> Outcome<PortHold> {

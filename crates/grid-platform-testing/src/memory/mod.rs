@@ -16,14 +16,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use grid_platform_api::{LogSource, NodeId, OwnerId};
+use grid_platform_api::{LogSource, NodeId, OwnerId, SpawnedNode};
+use tokio::sync::oneshot;
 
 pub use flaw::Flaw;
 pub use harness::MemoryHarness;
 pub use platform::MemoryPlatform;
 
-use crate::{Boot, LiveProcess};
-use kernel::Kernel;
+use crate::{Boot, Failed, LiveProcess, Outcome};
+use kernel::{Kernel, Mail};
 use record::Store;
 
 /// The name of the platform.
@@ -125,6 +126,20 @@ impl World {
     /// Ends a process of a node from outside by a signal, as anybody on a host could.
     pub fn signal(&self, process: &LiveProcess, number: i32) {
         self.kernel.signal(process.pid, number);
+    }
+
+    /// Has a program of a node perform an [action](crate::probe): the probe, or any server.
+    ///
+    /// # Errors
+    /// When nobody listens on the node's main port, or the program says that it cannot.
+    pub async fn ask(&self, node: &SpawnedNode, action: &str) -> Outcome<String> {
+        let endpoint = node.endpoint.as_ref().ok_or("the node has no endpoint")?;
+        let (answer, asked) = oneshot::channel();
+        self.kernel
+            .post(endpoint.port, Mail::Do(action.to_owned(), answer))
+            .ok_or("connection refused")?;
+        let answer = asked.await.map_err(|_| Failed::new("connection reset"))?;
+        answer.map_err(Failed::new)
     }
 
     /// Writes a line to the log of a node of the first owner, as its program could.
