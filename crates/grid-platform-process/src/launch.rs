@@ -213,17 +213,7 @@ pub(crate) fn account(config: &ProcessConfig, intent: &Intent) -> Result<Option<
         )
         .with_hint("Add the user to `users` in the agent's settings."));
     }
-    if users::own_uid() == 0 {
-        return Ok(Some(account));
-    }
-    if own && run_as.group.is_none() {
-        return Ok(None);
-    }
-    Err(error(
-        ErrorKind::Unsupported,
-        "only an agent that runs as root can run nodes as another user or group",
-    )
-    .with_hint("Run the agent as root, or leave `run_as` out."))
+    Ok(Some(account))
 }
 
 /// The program's absolute path, if it is there: a bare name is looked up on the search path.

@@ -112,6 +112,12 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
             );
         }
     }
+    if config.run_as.is_some() && !can.user {
+        return unsupported(
+            "run a node as a user of its own, as the agent is not root",
+            "Run the agent as root, or leave `run_as` out.",
+        );
+    }
     if config.adapter.contains_key(PLATFORM) {
         return Err(error(
             ErrorKind::InvalidConfig,

@@ -238,6 +238,7 @@ async fn after_a_reboot_nodes_are_started_by_their_policy() {
 }
 
 /// Gives a record the id of another boot, with a checksum to match: what a reboot does to it.
+#[allow(clippy::unwrap_used, reason = "it is part of a test")]
 fn rewrite_boot_id(record: &Path) {
     let mut bytes = fs::read(record).unwrap();
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
