@@ -2,7 +2,7 @@
 #![cfg(feature = "platform-process")]
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
-#[allow(dead_code, reason = "this test needs the master only")]
+#[allow(dead_code, reason = "each test uses its part")]
 mod support;
 
 use std::{
@@ -251,4 +251,62 @@ async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
     );
     assert!(!state.join("data").join(id("n1").native_name()).exists());
     assert!(!state.join("data/n1").exists());
+}
+
+#[tokio::test]
+async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
+    let mut master = Master::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let state = dir.path().join("agent");
+    let address = master.address.to_string();
+    let probe = grid_platform_testing::probe_path().unwrap();
+    let start = || {
+        let mut command = command(&state, &["--master", &address]);
+        command
+            .env("SUTRA_AGENT__STORAGE__PROGRAMS", &probe)
+            .env("SUTRA_AGENT__STORAGE__PORT_RANGE", "30000-30999")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let names = ["n1", "n2", "n3", "n4", "n5", "n6"];
+    let wishes: Vec<_> = names
+        .iter()
+        .map(|name| {
+            let program = grid_platform_api::Program::binary(&probe, [""; 0]);
+            running(
+                1,
+                grid_platform_api::SpawnConfig::builder(*name, program).port(0),
+            )
+        })
+        .collect();
+    let at = fence("g", 1, 1);
+    let mut child = start();
+    let mut session = master.welcomed(&at).await;
+    session.desire(&at, &wishes).await;
+    // In the midst of it: the first node is seen, the others are on their way.
+    session.sees("n1", |_| true).await;
+    child.kill().await.unwrap();
+
+    let child = start();
+    let mut session = master.welcomed(&at).await;
+    for name in names {
+        let seen = session
+            .sees(name, |it| it.managed && it.node.state.is_running())
+            .await;
+        let boots = seen.node.data_path.unwrap().join("grid-probe.boots");
+        let boots = fs::read_to_string(boots).unwrap();
+        assert_eq!(boots.lines().count(), 1, "{name} was started once: {boots}");
+    }
+    signal(&child, rustix::process::Signal::TERM);
+    soon("the agent's end", child.wait_with_output())
+        .await
+        .unwrap();
+    let removed = output(command(&state, &["stop-nodes", "--purge"])).await;
+    assert_eq!(
+        text(&removed.stdout).lines().count(),
+        names.len(),
+        "{}",
+        text(&removed.stderr)
+    );
 }

@@ -1,49 +1,21 @@
 //! Agent and master over a real connection: what is taken from a master, what is refused, what outlives it.
 #![allow(clippy::unwrap_used, reason = "a test may")]
 
+#[allow(dead_code, reason = "each test uses its part")]
 mod support;
 
+use std::{fs, sync::Arc};
+
 use grid_platform_api::{
-    DataPolicy, ErrorKind, NodeData, NodeUsage, Platform, PlatformExt, PlatformInfo, ReadyMode,
-    RestartMode,
+    DataPolicy, ErrorKind, NodeData, NodeUsage, Platform, PlatformExt, PlatformInfo, SpawnedNode,
 };
-use grid_platform_testing::{Fault, Faults, World};
 use grid_proto::{
     report_from_json,
     v1::{self, from_agent::Message, question::About},
 };
-use std::{fs, sync::Arc, time::Duration};
 use support::{
-    Agent, Master, PATIENCE, fence, id, probe, removed, running, server, settings, stopped,
+    Agent, PATIENCE, Scene, fence, id, probe, removed, running, server, settings, soon, stopped,
 };
-
-struct Scene {
-    world: World,
-    state: tempfile::TempDir,
-    master: Master,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        Self {
-            world: World::new(),
-            state: tempfile::tempdir().unwrap(),
-            master: Master::start().await,
-        }
-    }
-
-    fn agent(&self) -> Agent {
-        Agent::start(&self.world, self.state.path(), self.master.address)
-    }
-
-    fn boots(&self, node: &str) -> usize {
-        self.world.boots(&id(node)).len()
-    }
-
-    fn alive(&self, node: &str) -> usize {
-        self.world.processes(&id(node)).len()
-    }
-}
 
 #[tokio::test]
 async fn an_agent_says_who_it_is_and_does_what_is_wanted() {
@@ -134,6 +106,11 @@ async fn another_grid_an_older_epoch_and_an_older_revision_are_refused() {
     }
     // By the set, or by one wish; none of it is taken.
     for other in [fence("g", 2, 9), fence("h", 2, 11), fence("g", 1, 11)] {
+        // The same place once more is no older one.
+        let mut session = scene.master.welcomed(&at).await;
+        session.desire(&at, &[running(1, server("n1"))]).await;
+        session.done("n1", 1).await;
+        drop(session);
         let mut session = scene.master.welcomed(&at).await;
         let wishes = [stopped(2, server("n1")), running(1, server("n2"))];
         session.desire(&other, &wishes).await;
@@ -211,9 +188,7 @@ async fn wishes_are_upheld_with_no_master() {
         .remove_node(&id("n1"), DataPolicy::Keep)
         .await
         .unwrap();
-    let is_running = |node: Option<&grid_platform_api::SpawnedNode>| {
-        node.is_some_and(|it| it.state.is_running())
-    };
+    let is_running = |node: Option<&SpawnedNode>| node.is_some_and(|it| it.state.is_running());
     platform
         .wait_for(&id("n1"), PATIENCE, is_running)
         .await
@@ -233,230 +208,6 @@ async fn wishes_are_upheld_with_no_master() {
     assert!(world.boots(&id("n1")).len() >= first + 2);
     assert_eq!(world.processes(&id("n1")).len(), 1, "never a second one");
     assert!(platform.find_node(&id("n2")).await.unwrap().is_none());
-}
-
-#[tokio::test]
-async fn a_tombstone_is_done_told_and_forgotten() {
-    let mut scene = Scene::new().await;
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    session
-        .desire(&at, &[running(1, server("n1")), running(1, server("n2"))])
-        .await;
-    session.done("n1", 1).await;
-    let next = fence("g", 1, 2);
-    let tombstone = removed(2, "n1", DataPolicy::Purge);
-    session.desire_one(&next, &tombstone).await;
-    let uid = session
-        .until("the node's end", |message| match message {
-            Message::Gone(gone) => (gone.node_id == "n1").then_some(gone.uid),
-            _ => None,
-        })
-        .await;
-    assert_eq!(uid.len(), 32);
-    session.done("n1", 2).await;
-    assert!(
-        scene
-            .world
-            .open()
-            .list_data()
-            .await
-            .unwrap()
-            .iter()
-            .all(|it| it.node_id != id("n1"))
-    );
-
-    // The master did not hear it: it is told again in the next session, over a restart of the agent too.
-    agent.end().await;
-    let agent = scene.agent();
-    let mut session = scene.master.welcomed(&next).await;
-    session
-        .desire(&next, &[running(1, server("n2")), tombstone])
-        .await;
-    session.done("n1", 2).await;
-    // Its set without it is the acknowledgement.
-    session
-        .desire(&fence("g", 1, 3), &[running(1, server("n2"))])
-        .await;
-    // The same name is a new node, whatever its generation.
-    session
-        .desire_one(&fence("g", 1, 4), &running(2, server("n1")))
-        .await;
-    session.sees("n1", |it| it.node.state.is_running()).await;
-    session.done("n1", 2).await;
-    agent.end().await;
-}
-
-#[tokio::test]
-async fn a_program_that_failed_waits_for_a_new_generation() {
-    let mut scene = Scene::new().await;
-    let dies = || probe("n1", &["say=no way", "exit=3"]).restart(RestartMode::Never);
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    session.desire(&at, &[running(1, dies())]).await;
-    let applied = session.applied("n1", 1).await;
-    let report = report_from_json(&applied.error_json).unwrap();
-    assert_eq!(report.kind, ErrorKind::SpawnFailed);
-    assert!(
-        report
-            .failure
-            .unwrap()
-            .log_tail
-            .iter()
-            .any(|line| line == "no way")
-    );
-    let boots = scene.boots("n1");
-
-    // Neither a set that says the same, nor a restart, tries it again; the outcome is told again.
-    session.desire(&at, &[running(1, dies())]).await;
-    agent.end().await;
-    let agent = scene.agent();
-    let mut session = scene.master.welcomed(&at).await;
-    session.desire(&at, &[running(1, dies())]).await;
-    assert_eq!(
-        session.applied("n1", 1).await.error_json,
-        applied.error_json
-    );
-    assert_eq!(scene.boots("n1"), boots);
-
-    session
-        .desire_one(&fence("g", 1, 2), &running(2, dies()))
-        .await;
-    session.applied("n1", 2).await;
-    assert_eq!(scene.boots("n1"), boots + 1);
-    agent.end().await;
-}
-
-#[tokio::test]
-async fn what_may_come_right_is_tried_again() {
-    let mut scene = Scene::new().await;
-    let faulty = Arc::new(Faults::new(Arc::new(scene.world.open()), 1));
-    faulty.add(
-        Fault::before(ErrorKind::Unavailable)
-            .on("spawn_node")
-            .times(1),
-    );
-    faulty.add(
-        Fault::after(ErrorKind::Unavailable)
-            .on("spawn_node")
-            .skip(1)
-            .times(1),
-    );
-    let agent = Agent::over(
-        faulty.clone(),
-        settings(scene.state.path(), scene.master.address),
-    );
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    session.desire(&at, &[running(1, server("n1"))]).await;
-    let report = session
-        .until("a first failure", |message| match message {
-            Message::Applied(it) if !it.r#final => report_from_json(&it.error_json),
-            _ => None,
-        })
-        .await;
-    assert_eq!(report.kind, ErrorKind::Unavailable);
-    session.done("n1", 1).await;
-    assert_eq!(
-        (scene.alive("n1"), scene.boots("n1")),
-        (1, 1),
-        "a lost answer makes no second"
-    );
-    agent.end().await;
-}
-
-#[tokio::test]
-async fn an_update_keeps_data_and_port() {
-    let mut scene = Scene::new().await;
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    session.desire(&at, &[running(1, server("n1"))]).await;
-    let before = session
-        .sees("n1", |it| it.node.state.is_running())
-        .await
-        .node;
-    session.done("n1", 1).await;
-
-    let changed = || server("n1").env("MODE", "new");
-    let next = fence("g", 1, 2);
-    session.desire_one(&next, &running(2, changed())).await;
-    session.done("n1", 2).await;
-    let platform = scene.world.open();
-    let after = platform.get_node_status(&id("n1")).await.unwrap();
-    assert_ne!(after.uid, before.uid);
-    assert_eq!(
-        (&after.ports, &after.data_path),
-        (&before.ports, &before.data_path)
-    );
-    assert_eq!(scene.boots("n1"), 2, "the same data");
-
-    // The same again is no update, also in the agent's next life and under a new generation.
-    agent.end().await;
-    let agent = scene.agent();
-    let mut session = scene.master.welcomed(&next).await;
-    session.desire(&next, &[running(2, changed())]).await;
-    session.done("n1", 2).await;
-    session
-        .desire_one(&fence("g", 1, 3), &running(3, changed()))
-        .await;
-    session.done("n1", 3).await;
-    let again = platform.get_node_status(&id("n1")).await.unwrap();
-    assert_eq!((again.uid, scene.boots("n1")), (after.uid, 2));
-    agent.end().await;
-}
-
-#[tokio::test]
-async fn the_latest_wish_wins_over_a_spawn_in_flight() {
-    let mut scene = Scene::new().await;
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    let never_healthy = || {
-        probe("n1", &["deaf"])
-            .port(0)
-            .health(grid_platform_api::HealthCheck::tcp())
-            .ready(ReadyMode::Healthy {
-                timeout: Duration::from_secs(3600),
-            })
-    };
-    session.desire(&at, &[running(1, never_healthy())]).await;
-    session.sees("n1", |it| it.node.state.is_running()).await;
-    session
-        .desire_one(&fence("g", 1, 2), &stopped(2, never_healthy()))
-        .await;
-    session.done("n1", 2).await;
-    assert_eq!(scene.alive("n1"), 0);
-    agent.end().await;
-}
-
-#[tokio::test]
-async fn a_wish_of_a_newer_version_does_not_keep_the_others_away() {
-    let mut scene = Scene::new().await;
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    session.desire(&at, &[running(1, server("n1"))]).await;
-    session.done("n1", 1).await;
-    let mut newer = v1::DesiredNode::from(&running(2, server("n1")));
-    newer.spec_json = newer.spec_json.replacen('{', r#"{"newer":true,"#, 1);
-    let other = v1::DesiredNode::from(&running(1, server("n2")));
-    session
-        .desire_raw(&fence("g", 1, 2), vec![newer, other])
-        .await;
-    let refused = session.applied("n1", 2).await;
-    let report = report_from_json(&refused.error_json).unwrap();
-    assert_eq!(report.kind, ErrorKind::InvalidConfig);
-    assert!(report.hint.unwrap().contains("Update the agent"));
-    session.done("n2", 1).await;
-    assert_eq!(
-        (scene.alive("n1"), scene.boots("n1")),
-        (1, 1),
-        "what was wanted before is upheld"
-    );
-    agent.end().await;
 }
 
 #[tokio::test]
@@ -513,7 +264,7 @@ async fn questions_are_answered() {
 async fn lines(pushed: &mut support::Pushed, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
     while lines.len() < count {
-        let frame = support::soon("a frame", pushed.frames.message())
+        let frame = soon("a frame", pushed.frames.message())
             .await
             .unwrap()
             .unwrap();
@@ -552,7 +303,7 @@ async fn logs_are_pushed_in_calls_of_their_own() {
     session.open_logs("n1", "start", false).await;
     let mut pushed = scene.master.pushed().await;
     assert_eq!(pushed.authorization.as_deref(), Some("Bearer a1.secret"));
-    let first = support::soon("a frame", pushed.frames.message())
+    let first = soon("a frame", pushed.frames.message())
         .await
         .unwrap()
         .unwrap();
@@ -563,7 +314,7 @@ async fn logs_are_pushed_in_calls_of_their_own() {
         ["boot 1", "line 1", "line 2", "line 3", "line 4", "line 5"]
     );
     assert!(
-        support::soon("the end", pushed.frames.message())
+        soon("the end", pushed.frames.message())
             .await
             .unwrap()
             .is_none()
@@ -583,7 +334,7 @@ async fn logs_are_pushed_in_calls_of_their_own() {
     session.open_logs("nobody", "start", true).await;
     let mut pushed = scene.master.pushed().await;
     let report = loop {
-        let frame = support::soon("a frame", pushed.frames.message())
+        let frame = soon("a frame", pushed.frames.message())
             .await
             .unwrap()
             .unwrap();
@@ -629,51 +380,6 @@ async fn a_silent_master_and_a_refusing_one_are_dialled_again() {
 }
 
 #[tokio::test]
-async fn many_nodes_are_brought_up_ended_and_forgotten() {
-    let mut scene = Scene::new().await;
-    let agent = scene.agent();
-    let at = fence("g", 1, 1);
-    let mut session = scene.master.welcomed(&at).await;
-    let names: Vec<_> = (0..200).map(|number| format!("n{number}")).collect();
-    let wishes: Vec<_> = names
-        .iter()
-        .map(|name| running(1, server(name).ready(ReadyMode::Started)))
-        .collect();
-    session.desire(&at, &wishes).await;
-    let mut left: std::collections::BTreeSet<_> = names.iter().cloned().collect();
-    let mut told = |message| {
-        if let Message::Applied(it) = message {
-            assert_eq!(it.error_json, "");
-            left.remove(&it.node_id);
-        }
-        left.is_empty().then_some(())
-    };
-    session.until("all nodes", &mut told).await;
-    assert!(names.iter().all(|name| scene.alive(name) == 1));
-
-    let gone: Vec<_> = names
-        .iter()
-        .map(|name| removed(2, name, DataPolicy::Purge))
-        .collect();
-    session.desire(&fence("g", 1, 2), &gone).await;
-    let mut left: std::collections::BTreeSet<_> = names.iter().cloned().collect();
-    let told = |message| {
-        if let Message::Applied(it) = message
-            && it.generation == 2
-        {
-            assert_eq!(it.error_json, "");
-            left.remove(&it.node_id);
-        }
-        left.is_empty().then_some(())
-    };
-    session.until("all tombstones", told).await;
-    let platform = scene.world.open();
-    assert!(platform.list_nodes().await.unwrap().is_empty());
-    assert!(platform.list_data().await.unwrap().is_empty());
-    agent.end().await;
-}
-
-#[tokio::test]
 async fn a_second_agent_on_the_same_state_is_refused() {
     let mut scene = Scene::new().await;
     let agent = scene.agent();
@@ -683,7 +389,7 @@ async fn a_second_agent_on_the_same_state_is_refused() {
         settings(scene.state.path(), scene.master.address),
         std::future::pending(),
     );
-    let error = support::soon("the second agent", second).await.unwrap_err();
+    let error = soon("the second agent", second).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StateLocked);
     agent.end().await;
 }

@@ -409,15 +409,16 @@ impl Actor {
 
     /// Puts the desired set on disk if it changed, and only then does and tells what follows from it.
     async fn finish_turn(&mut self, act: bool) {
-        if self.turn.dirty {
-            if let Err(error) = self.save().await {
-                tracing::error!(%error, "cannot keep what is wanted; nothing is done until it can");
-                self.turn.save_at = Some(Instant::now() + SAVE_AGAIN);
-                let broken = || Error::new(error.kind(), error.to_string());
-                let waiting = self.turn.answers.drain(..).chain(self.turn.kept.drain(..));
-                waiting.for_each(|answer| drop(answer.send(Err(broken()))));
-                return;
-            }
+        if self.turn.dirty
+            && let Err(error) = self.save().await
+        {
+            tracing::error!(%error, "cannot keep what is wanted; nothing is done until it can");
+            self.turn.save_at = Some(Instant::now() + SAVE_AGAIN);
+            // A disk that is full now may not be later.
+            let broken = || Error::new(error.kind(), error.to_string()).with_retryable(true);
+            let waiting = self.turn.answers.drain(..).chain(self.turn.kept.drain(..));
+            waiting.for_each(|answer| drop(answer.send(Err(broken()))));
+            return;
         }
         let turn = std::mem::take(&mut self.turn);
         self.fence.send_if_modified(|fence| {

@@ -373,3 +373,32 @@ pub(crate) fn settings(state: &Path, master: SocketAddr) -> Settings {
     settings.agent.master_host = master.to_string();
     settings
 }
+
+/// A simulated host, an agent's state and a master.
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) state: tempfile::TempDir,
+    pub(crate) master: Master,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self {
+            world: World::new(),
+            state: tempfile::tempdir().unwrap(),
+            master: Master::start().await,
+        }
+    }
+
+    pub(crate) fn agent(&self) -> Agent {
+        Agent::start(&self.world, self.state.path(), self.master.address)
+    }
+
+    pub(crate) fn boots(&self, node: &str) -> usize {
+        self.world.boots(&id(node)).len()
+    }
+
+    pub(crate) fn alive(&self, node: &str) -> usize {
+        self.world.processes(&id(node)).len()
+    }
+}
