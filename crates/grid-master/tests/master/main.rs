@@ -13,4 +13,5 @@ mod events;
 mod fencing;
 mod lifecycle;
 mod logs;
+mod real_agent;
 mod support;
