@@ -36,6 +36,8 @@ impl HostPlace {
     /// # Errors
     /// When it cannot be made.
     pub fn new() -> Outcome<Self> {
+        // Written before many threads start processes: a program that a fork has open for writing cannot be executed.
+        probe::path()?;
         let dir = tempfile::Builder::new().prefix("grid-case-").tempdir()?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711))?;
         Ok(Self {
