@@ -1,14 +1,14 @@
 //! The adapter's settings.
 
-use std::{
-    net::IpAddr,
-    ops::RangeInclusive,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
+#[cfg(target_os = "linux")]
+use std::{net::IpAddr, ops::RangeInclusive};
 
+#[cfg(target_os = "linux")]
 use grid_platform_api::{ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
+#[cfg(target_os = "linux")]
 use crate::error::error;
 
 /// Which programs may be nodes.
@@ -130,7 +130,10 @@ impl ProcessConfig {
             self.storage_roots.iter().map(PathBuf::as_path).collect()
         }
     }
+}
 
+#[cfg(target_os = "linux")]
+impl ProcessConfig {
     pub(crate) fn ports(&self) -> RangeInclusive<u16> {
         self.port_range.0..=self.port_range.1
     }
@@ -181,6 +184,7 @@ impl ProcessConfig {
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn faults_are_found() {
         let check = |expect: bool, change: &dyn Fn(&mut ProcessConfig)| {

@@ -93,6 +93,14 @@ impl Site {
         )))
     }
 
+    /// The place of a path that need not be allowed any more: to be looked at, and no more.
+    pub(crate) fn any(path: &Path) -> Self {
+        Self {
+            root: path.parent().unwrap_or(path).to_owned(),
+            below: path.file_name().map(PathBuf::from).unwrap_or_default(),
+        }
+    }
+
     /// The whole path.
     pub(crate) fn path(&self) -> PathBuf {
         if self.below.as_os_str().is_empty() {
@@ -247,6 +255,37 @@ impl Site {
                 self.check(&marker.owner, &marker.node_id).map(|_| false)
             }
         }
+    }
+
+    /// How many directories on the way to it are not there.
+    pub(crate) fn missing_parents(&self) -> usize {
+        let Ok(root) = self.open_root() else { return 0 };
+        self.parents()
+            .take_while(|it| files::open_dir_beneath(&root, it).is_err())
+            .count()
+    }
+
+    /// Takes directories on the way to it away again, that were made for it and are empty.
+    pub(crate) fn remove_parents(&self, count: usize) {
+        let Ok(root) = self.open_root() else { return };
+        for path in self.parents().take(count) {
+            let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+                return;
+            };
+            let removed = files::open_dir_beneath(&root, above)
+                .is_ok_and(|dir| rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR).is_ok());
+            if !removed {
+                return;
+            }
+        }
+    }
+
+    /// The directories on the way to it, the nearest first.
+    fn parents(&self) -> impl Iterator<Item = &Path> {
+        self.below
+            .ancestors()
+            .skip(1)
+            .filter(|it| !it.as_os_str().is_empty())
     }
 
     fn make_parents(&self) -> io::Result<()> {

@@ -142,3 +142,18 @@ fn a_marker_that_lost_its_text_is_written_again() {
     assert!(!site.ensure(&mine, None).unwrap());
     assert_eq!(site.look().unwrap(), Found::Marked(mine));
 }
+
+#[test]
+fn what_was_made_on_the_way_goes_again() {
+    let ground = ground();
+    let site = ground.site("a/b/n1");
+    fs::create_dir(ground.config.data_path.join("a")).unwrap();
+    let missing = site.missing_parents();
+    assert_eq!(missing, 1);
+    let mine = marker(1, "n1");
+    site.ensure(&mine, None).unwrap();
+    site.purge(&mine.owner, &mine.node_id, &mine.uid).unwrap();
+    site.remove_parents(missing);
+    assert!(ground.config.data_path.join("a").exists());
+    assert!(!ground.config.data_path.join("a/b").exists());
+}

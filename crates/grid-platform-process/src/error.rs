@@ -1,61 +1,73 @@
 //! The system's errors as the contract's.
 
-use std::{fmt::Display, io};
-
-use grid_platform_api::{Error, ErrorKind};
+#[cfg(target_os = "linux")]
+pub(crate) use system::{Context, error, refused};
 
 /// The platform's name in errors, nodes and settings.
 pub(crate) const PLATFORM: &str = "process";
 
-/// Says what could not be done when the system refused it.
-pub(crate) trait Context<T> {
-    /// The value, or an error whose primary line is `cannot <what>`.
-    fn cannot(self, what: impl Display) -> Result<T, Error>;
-}
+#[cfg(target_os = "linux")]
+mod system {
+    use std::{fmt::Display, io};
 
-impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
-    fn cannot(self, what: impl Display) -> Result<T, Error> {
-        self.map_err(|error| refused(what, error.into()))
+    use grid_platform_api::{Error, ErrorKind};
+
+    use super::PLATFORM;
+
+    /// An error of this platform.
+    pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
+        Error::new(kind, message).with_platform(PLATFORM)
     }
-}
 
-/// The error of a refusal by the system.
-pub(crate) fn refused(what: impl Display, error: io::Error) -> Error {
-    let (kind, hint) = match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => (
-            ErrorKind::Exhausted,
-            Some("Free some disk space, or raise the quota."),
-        ),
-        Some(libc::EMFILE | libc::ENFILE) => (
-            ErrorKind::Exhausted,
-            Some(
-                "Raise the limit of open files (`ulimit -n`): each running node takes one descriptor of its agent.",
+    /// Says what could not be done when the system refused it.
+    pub(crate) trait Context<T> {
+        /// The value, or an error whose primary line is `cannot <what>`.
+        fn cannot(self, what: impl Display) -> Result<T, Error>;
+    }
+
+    impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
+        fn cannot(self, what: impl Display) -> Result<T, Error> {
+            self.map_err(|error| refused(what, error.into()))
+        }
+    }
+
+    /// The error of a refusal by the system.
+    pub(crate) fn refused(what: impl Display, error: io::Error) -> Error {
+        let (kind, hint) = match error.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => (
+                ErrorKind::Exhausted,
+                Some("Free some disk space, or raise the quota."),
             ),
-        ),
-        Some(libc::ENOMEM | libc::EAGAIN) => (ErrorKind::Exhausted, None),
-        Some(libc::EACCES | libc::EPERM | libc::EROFS) => (ErrorKind::PermissionDenied, None),
-        Some(libc::ENOSYS) => (
-            ErrorKind::Unsupported,
-            Some("The process platform needs Linux 5.10 or later."),
-        ),
-        _ => (ErrorKind::Internal, None),
-    };
-    let failed = Error::new(kind, format!("cannot {what}"))
-        .with_platform(PLATFORM)
-        .with_source(error);
-    match hint {
-        Some(hint) => failed.with_hint(hint),
-        None => failed,
+            Some(libc::EMFILE | libc::ENFILE) => (
+                ErrorKind::Exhausted,
+                Some(
+                    "Raise the limit of open files (`ulimit -n`): each running node takes one descriptor of its agent.",
+                ),
+            ),
+            Some(libc::ENOMEM | libc::EAGAIN) => (ErrorKind::Exhausted, None),
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => (ErrorKind::PermissionDenied, None),
+            Some(libc::ENOSYS) => (
+                ErrorKind::Unsupported,
+                Some("The process platform needs Linux 5.10 or later."),
+            ),
+            _ => (ErrorKind::Internal, None),
+        };
+        let failed = Error::new(kind, format!("cannot {what}"))
+            .with_platform(PLATFORM)
+            .with_source(error);
+        match hint {
+            Some(hint) => failed.with_hint(hint),
+            None => failed,
+        }
     }
 }
 
-/// An error of this platform.
-pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
-    Error::new(kind, message).with_platform(PLATFORM)
-}
-
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::io;
+
+    use grid_platform_api::ErrorKind;
+
     use super::*;
 
     #[test]

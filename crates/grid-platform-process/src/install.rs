@@ -5,7 +5,7 @@ use std::{
     io::{Seek, SeekFrom, Write},
     os::{
         fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt},
+        unix::fs::{MetadataExt, PermissionsExt},
     },
     path::Path,
     time::{Duration, Instant},
@@ -92,11 +92,14 @@ pub fn accept_copied_state(state_dir: &Path) -> Result<()> {
 /// Makes the directory, which the users of nodes may pass through and not look into.
 fn make_dir(path: &Path) -> Result<OwnedFd> {
     let shown = path.display();
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(path)
-        .cannot(format!("make the state directory `{shown}`"))?;
+    if !path.exists() {
+        // Whatever the umask: the users of nodes pass through it.
+        DirBuilder::new()
+            .recursive(true)
+            .create(path)
+            .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o711)))
+            .cannot(format!("make the state directory `{shown}`"))?;
+    }
     let dir = files::open_dir(path).cannot(format!("open the state directory `{shown}`"))?;
     let stat = rustix::fs::fstat(&dir).cannot(format!("look at `{shown}`"))?;
     let foreign = stat.st_uid != users::own_uid();

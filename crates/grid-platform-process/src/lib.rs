@@ -9,6 +9,8 @@ mod adopt;
 mod cgroup;
 #[cfg(target_os = "linux")]
 mod data;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 #[cfg(target_os = "linux")]
 mod health;
 #[cfg(target_os = "linux")]
@@ -53,6 +55,8 @@ mod usage;
 mod watch;
 
 pub use config::{Allow, CgroupMode, ProcessConfig};
+#[cfg(not(target_os = "linux"))]
+pub use elsewhere::{ProcessPlatform, accept_copied_state};
 #[cfg(target_os = "linux")]
 pub use install::accept_copied_state;
 #[cfg(target_os = "linux")]

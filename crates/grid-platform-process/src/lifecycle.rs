@@ -205,6 +205,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let path = site.path();
     let path_claim = inner.claim_path(&id, &path)?;
     let was_there = site.check(&inner.install.owner, &id)? != Found::Nothing;
+    let missing_parents = site.missing_parents();
     let intent = Intent {
         version: intent::VERSION,
         owner: inner.install.owner.clone(),
@@ -256,6 +257,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
             let _ = inner.cgroups.remove(&uid, &cgroup_config);
             if !was_there {
                 let _ = site.purge(&inner.install.owner, &id, &uid);
+                site.remove_parents(missing_parents);
             }
             if let Err(left) = undone {
                 tracing::warn!(node = %id, error = %left, "the directory of a node that was not made stays");
@@ -608,7 +610,7 @@ pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
     let inner = Arc::clone(inner);
     blocking(move || {
         let entry = |id: &NodeId, path: &Path, in_use: bool| {
-            let site = Site::of(&inner.config, path).ok()?;
+            let site = Site::any(path);
             let marked = matches!(site.check(&inner.install.owner, id), Ok(Found::Marked(_)));
             (marked || in_use).then(|| NodeData {
                 node_id: id.clone(),
