@@ -20,6 +20,8 @@ use crate::{
 
 /// How often what was seen is stored.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How many nodes of it are stored at once.
+const PIECE: usize = 256;
 /// How long an `Idempotency-Key` is remembered.
 const KEYS: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
 
@@ -74,21 +76,22 @@ impl App {
 
     /// Stores what was seen.
     async fn flush(&self) {
-        let seen = self.grid.take_dirty();
-        if seen.is_empty() {
-            return;
-        }
-        let change = self.store.change(move |tx| {
-            for (id, row) in seen {
-                // A node that was removed meanwhile must not come back as something seen.
-                if tx.book.nodes.contains_key(&id) {
-                    tx.put_seen(id, row);
+        let mut seen = self.grid.take_dirty();
+        // In pieces, so that a change that somebody waits for gets its turn between them.
+        while !seen.is_empty() {
+            let piece = seen.split_off(seen.len().saturating_sub(PIECE));
+            let change = self.store.change(move |tx| {
+                for (id, row) in piece {
+                    // A node that was removed meanwhile must not come back as something seen.
+                    if tx.book.nodes.contains_key(&id) {
+                        tx.put_seen(id, row);
+                    }
                 }
+                Ok(())
+            });
+            if let Err(error) = change.await {
+                tracing::warn!(error = %error, "what was seen is not stored; it is reported again when agents reconnect");
             }
-            Ok(())
-        });
-        if let Err(error) = change.await {
-            tracing::warn!(error = %error, "what was seen is not stored; it is reported again when agents reconnect");
         }
     }
 

@@ -47,6 +47,9 @@ pub(crate) struct Disk {
     database: Option<Database>,
     /// How many batches were written; stored with each, so that a reopened file tells whether the last one landed.
     batches: u64,
+    /// Lets the next write fail, having landed or not.
+    #[cfg(test)]
+    pub(super) fail_next: Option<bool>,
 }
 
 /// What was read of a file that exists.
@@ -70,6 +73,8 @@ impl Disk {
             path: path.to_owned(),
             database: Some(database),
             batches,
+            #[cfg(test)]
+            fail_next: None,
         };
         // An unwinding reader leaves nothing behind: the database is dropped on every error.
         let read = catch_unwind(AssertUnwindSafe(|| read(&database)))
@@ -111,6 +116,20 @@ impl Disk {
 
     /// Writes the changes of one batch durably, all or none.
     pub(crate) fn write(&mut self, deltas: &[Delta]) -> Result<()> {
+        #[cfg(test)]
+        let result = match self.fail_next.take() {
+            Some(landed) => {
+                let batches = self.batches;
+                if landed {
+                    self.try_write(deltas)
+                        .map_err(|fault| fault.into_error(&self.path))?;
+                }
+                self.batches = batches;
+                Err(Fault::Closed)
+            }
+            None => self.try_write(deltas),
+        };
+        #[cfg(not(test))]
         let result = self.try_write(deltas);
         if result.is_err() {
             // After a failed write redb wants to be opened anew; the next write does it.

@@ -256,3 +256,117 @@ fn copy(error: &Error) -> Error {
         None => copy,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use grid_client::Role;
+
+    use super::*;
+    use crate::auth;
+
+    /// Keeps the book as it was told.
+    #[derive(Default)]
+    struct Told(Mutex<Book>);
+
+    impl Listener for Told {
+        fn committed(&self, deltas: &[Delta]) {
+            deltas.iter().for_each(|delta| lock(&self.0).apply(delta));
+        }
+
+        fn book(&self) -> Book {
+            lock(&self.0).clone()
+        }
+
+        fn measured(&self, _: usize, _: std::time::Duration) {}
+    }
+
+    fn open(path: &Path) -> Opened {
+        let birth = || {
+            Ok(Birth {
+                grid_id: "g".into(),
+                tokens: vec![],
+            })
+        };
+        Opened::open(path, birth).unwrap()
+    }
+
+    fn tokens(book: &Book) -> Vec<String> {
+        let mut notes: Vec<String> = book
+            .tokens
+            .values()
+            .filter_map(|t| t.note.clone())
+            .collect();
+        notes.sort();
+        notes
+    }
+
+    async fn add(store: &Store, note: &str) -> Result<()> {
+        let (row, _) = auth::mint(Role::Read, Some(note.to_owned()))?;
+        let change = store.change(move |tx| {
+            tx.put_token(row);
+            Ok(())
+        });
+        change.await
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_told_and_the_next_one_works() {
+        for landed in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("store.redb");
+            let mut opened = open(&path);
+            let book = opened.contents.book.clone();
+            let told = Arc::new(Told(Mutex::new(book.clone())));
+            opened.disk.fail_next = Some(landed);
+            let store = opened.start(book, told.clone()).unwrap();
+            assert_eq!(
+                add(&store, "lost").await.unwrap_err().kind(),
+                ErrorKind::Exhausted
+            );
+            assert!(
+                tokens(&told.book()).is_empty(),
+                "nothing is shown that was not acknowledged"
+            );
+            store.check().await.unwrap();
+            add(&store, "next").await.unwrap();
+            // What memory has is what the file has, also where the failed write had landed.
+            let expect: &[&str] = if landed { &["lost", "next"] } else { &["next"] };
+            assert_eq!(tokens(&told.book()), expect);
+            store.close();
+            assert_eq!(tokens(&open(&path).contents.book), expect);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_that_refuses_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.redb");
+        let opened = open(&path);
+        let book = opened.contents.book.clone();
+        let told = Arc::new(Told(Mutex::new(book.clone())));
+        let store = opened.start(book, told.clone()).unwrap();
+        let (row, _) = auth::mint(Role::Read, Some("half".to_owned())).unwrap();
+        let change = store.change(move |tx| -> Result<()> {
+            tx.put_token(row);
+            Err(Error::new(ErrorKind::Conflict, "no"))
+        });
+        assert_eq!(change.await.unwrap_err().kind(), ErrorKind::Conflict);
+        add(&store, "whole").await.unwrap();
+        assert_eq!(tokens(&told.book()), ["whole"]);
+        store.close();
+        let after = add(&store, "late").await.unwrap_err();
+        assert_eq!(after.kind(), ErrorKind::Unavailable);
+        assert_eq!(tokens(&open(&path).contents.book), ["whole"]);
+    }
+
+    #[test]
+    fn an_epoch_is_above_every_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut opened = open(&dir.path().join("store.redb"));
+        assert_eq!(opened.begin_epoch(1000).unwrap(), 1000);
+        assert_eq!(opened.begin_epoch(1000).unwrap(), 1001);
+        drop(opened);
+        let opened = open(&dir.path().join("store.redb"));
+        assert_eq!(opened.contents.book.epoch, 1001);
+    }
+}

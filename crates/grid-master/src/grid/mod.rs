@@ -1,0 +1,288 @@
+//! The grid as it is now, in memory: what is wished, who is heard, what was seen.
+//!
+//! One lock guards it, held for lookups and never over I/O. What is wished comes only from the store, after it is
+//! durable; what was seen comes from the agents and is stored lazily.
+
+mod seen;
+mod sessions;
+mod show;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use grid_client::State;
+use grid_platform_api::{ErrorReport, NodeId, Result, Timestamp};
+use grid_proto::Fence;
+
+use crate::{
+    events::Events,
+    link::Session,
+    metrics::Metrics,
+    store::{
+        Book, Delta, Listener, Load,
+        row::{AgentRow, NodeRow, Seen, SeenRow, Wish},
+    },
+    view::{self, Glance},
+};
+
+/// The grid in memory.
+pub(crate) struct Grid {
+    inner: Mutex<Inner>,
+    pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
+}
+
+struct Inner {
+    book: Book,
+    live: HashMap<String, Live>,
+    /// How each wished node looked when it was last told of.
+    glances: HashMap<NodeId, Glance>,
+    /// Nodes whose `Seen` differs from the stored one.
+    dirty: HashSet<NodeId>,
+}
+
+/// An agent, as far as it is heard.
+#[derive(Default)]
+struct Live {
+    session: Option<Arc<Session>>,
+    lost: bool,
+    /// When the last session was heard last.
+    heard: Option<Timestamp>,
+    seen: HashMap<NodeId, Arc<Seen>>,
+    /// Why it was refused when it last tried to connect.
+    refused: Option<ErrorReport>,
+}
+
+impl Inner {
+    fn seen(&self, agent: &str, id: &NodeId) -> Option<&Arc<Seen>> {
+        self.live.get(agent)?.seen.get(id)
+    }
+
+    fn lost(&self, agent: &str) -> bool {
+        self.live.get(agent).is_none_or(|l| l.lost)
+    }
+
+    fn platform(&self, agent: &str) -> Option<&Arc<AgentRow>> {
+        self.book.agents.get(agent)
+    }
+
+    /// The wish for a node, if it is a wish of this agent.
+    fn wish_of(&self, agent: &str, id: &NodeId) -> Option<&Arc<NodeRow>> {
+        self.book.nodes.get(id).filter(|row| row.agent == agent)
+    }
+}
+
+impl Grid {
+    /// The grid as the store has it: agents are given the time until they count as lost to be heard again.
+    pub(crate) fn new(
+        book: Book,
+        seen: HashMap<NodeId, SeenRow>,
+        events: Events,
+        metrics: Metrics,
+    ) -> Self {
+        let mut live: HashMap<String, Live> = book
+            .agents
+            .values()
+            .map(|row| {
+                let live = Live {
+                    lost: row.lost,
+                    heard: Some(row.connected_at),
+                    ..Live::default()
+                };
+                (row.id.clone(), live)
+            })
+            .collect();
+        for (id, row) in seen {
+            let wished = book.nodes.get(&id).is_some_and(|w| w.agent == row.agent);
+            if let (true, Some(live)) = (wished, live.get_mut(&row.agent)) {
+                live.seen.insert(id, Arc::new(row.seen));
+            }
+        }
+        let mut inner = Inner {
+            book,
+            live,
+            glances: HashMap::new(),
+            dirty: HashSet::new(),
+        };
+        for row in inner.book.nodes.values() {
+            let seen = inner.seen(&row.agent, &row.id);
+            let glance = view::glance(row, seen.map(|s| &**s), inner.lost(&row.agent));
+            inner.glances.insert(row.id.clone(), glance);
+        }
+        Self {
+            inner: Mutex::new(inner),
+            events,
+            metrics,
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_at_all(&self, inner: &mut Inner, agent: &str) {
+        let ids: Vec<NodeId> = inner
+            .book
+            .load(agent)
+            .map(|l: &Load| l.nodes.iter().cloned().collect())
+            .unwrap_or_default();
+        for id in ids {
+            self.look_at(inner, &id);
+        }
+    }
+
+    /// Tells of a wished node if it looks otherwise than when it was last told of.
+    fn look_at(&self, inner: &mut Inner, id: &NodeId) {
+        let Some(row) = inner.book.nodes.get(id) else {
+            return;
+        };
+        let seen = inner.seen(&row.agent, id).map(|s| &**s);
+        let glance = view::glance(row, seen, inner.lost(&row.agent));
+        let before = inner.glances.get(id);
+        if before == Some(&glance) {
+            return;
+        }
+        let kind = match before {
+            Some(_) => "node.changed",
+            None => "node.created",
+        };
+        let message = say(row, before, &glance);
+        self.tell(
+            kind,
+            Some(id),
+            Some(&row.agent),
+            Some(glance.state),
+            message,
+        );
+        inner.glances.insert(id.clone(), glance);
+    }
+
+    fn tell(
+        &self,
+        kind: &'static str,
+        node: Option<&NodeId>,
+        agent: Option<&str>,
+        state: Option<State>,
+        message: String,
+    ) {
+        self.metrics.events.inc();
+        self.events.tell(kind, node, agent, state, message);
+    }
+}
+
+impl Listener for Grid {
+    fn committed(&self, deltas: &[Delta]) {
+        let mut inner = self.inner();
+        let mut outboxes: HashMap<String, Arc<Session>> = HashMap::new();
+        for delta in deltas {
+            if let Delta::Agent(row) = delta {
+                self.agent_changed(&mut inner, row);
+            }
+            let removed = match delta {
+                Delta::Node(id, None, _) => inner.book.nodes.get(id).cloned(),
+                _ => None,
+            };
+            inner.book.apply(delta);
+            let Delta::Node(id, row, _) = delta else {
+                continue;
+            };
+            let Some(agent) = row.as_ref().or(removed.as_ref()).map(|r| r.agent.clone()) else {
+                continue;
+            };
+            let session = inner.live.get(&agent).and_then(|l| l.session.clone());
+            if row.is_some() {
+                if let Some(session) = &session {
+                    session.outbox.node(id.clone());
+                }
+                self.look_at(&mut inner, id);
+            } else {
+                inner.glances.remove(id);
+                if let Some(live) = inner.live.get_mut(&agent) {
+                    live.seen.remove(id);
+                }
+                if let Some(session) = &session {
+                    session.outbox.all();
+                }
+                let message = format!("the node `{id}` is removed from `{agent}`");
+                self.tell("node.removed", Some(id), Some(&agent), None, message);
+            }
+            if let Some(session) = session {
+                outboxes.insert(agent, session);
+            }
+        }
+        drop(inner);
+        for session in outboxes.values() {
+            session.outbox.wake();
+        }
+    }
+
+    fn book(&self) -> Book {
+        self.inner().book.clone()
+    }
+
+    fn measured(&self, changes: usize, took: Duration) {
+        self.metrics.committed(changes, took);
+    }
+}
+
+impl Grid {
+    fn agent_changed(&self, inner: &mut Inner, row: &AgentRow) {
+        let id = &row.id;
+        let before = inner.book.agents.get(id).is_some_and(|old| old.cordoned);
+        inner.live.entry(id.clone()).or_default();
+        match (before, row.cordoned) {
+            (false, true) => {
+                let message = format!("no new nodes are placed on the agent `{id}`");
+                self.tell("agent.cordoned", None, Some(id), None, message);
+            }
+            (true, false) => {
+                let message = format!("new nodes are placed on the agent `{id}` again");
+                self.tell("agent.uncordoned", None, Some(id), None, message);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn fence(book: &Book) -> Fence {
+    Fence {
+        grid_id: book.grid_id.clone(),
+        epoch: book.epoch,
+        revision: book.revision,
+    }
+}
+
+/// What changed of a node, in words.
+fn say(row: &NodeRow, before: Option<&Glance>, now: &Glance) -> String {
+    let (id, agent, state) = (&row.id, &row.agent, now.state.as_str());
+    match before {
+        None => format!("the node `{id}` is placed on `{agent}`"),
+        Some(b) if b.generation != now.generation => match row.wish {
+            Wish::Running => format!("the node `{id}` shall run (generation {})", now.generation),
+            Wish::Stopped => format!("the node `{id}` shall stop (generation {})", now.generation),
+            Wish::Removed { .. } => format!("the node `{id}` shall be removed"),
+        },
+        Some(b) if b.error != now.error && now.error.is_some() => {
+            let error = now.error.as_deref().unwrap_or_default();
+            format!("the node `{id}` is {state}: {error}")
+        }
+        Some(b) if b.state != now.state => format!("the node `{id}` is {state} on `{agent}`"),
+        Some(b) if b.restarts < now.restarts => {
+            format!("the node `{id}` was restarted ({} times)", now.restarts)
+        }
+        Some(b) if b.health != now.health => format!("the node `{id}` is {}", now.health),
+        Some(_) => format!("the node `{id}` is {state}"),
+    }
+}
+
+/// `NotFound` for an agent.
+pub(crate) fn no_agent<T>(id: &str) -> Result<T> {
+    Err(grid_platform_api::Error::new(
+        grid_platform_api::ErrorKind::NotFound,
+        format!("there is no agent `{}`", id.escape_debug()),
+    )
+    .with_hint("`grid agents` lists the agents; one is known once it has connected."))
+}

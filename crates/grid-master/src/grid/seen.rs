@@ -1,0 +1,147 @@
+//! What agents have seen of their nodes.
+
+use std::{collections::HashSet, sync::Arc};
+
+use grid_platform_api::{ErrorReport, NodeId};
+use grid_proto::Observation;
+
+use super::{Grid, Inner};
+use crate::{
+    store::row::{AppliedRow, Seen, SeenRow},
+    view,
+};
+
+impl Grid {
+    /// All nodes of an agent: what is not among them is not there.
+    pub(crate) fn observe_all(&self, agent: &str, nodes: Vec<Observation>) {
+        let mut inner = self.inner();
+        let Some(live) = inner.live.get(agent) else {
+            return;
+        };
+        let listed: HashSet<&NodeId> = nodes.iter().map(|o| &o.node.node_id).collect();
+        let gone: Vec<NodeId> = live
+            .seen
+            .iter()
+            .filter(|(id, seen)| seen.node.is_some() && !listed.contains(id))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in gone {
+            self.see(&mut inner, agent, &id, |seen| seen.node = None);
+        }
+        for observation in nodes {
+            self.observe_in(&mut inner, agent, observation);
+        }
+    }
+
+    /// One node of an agent is new or changed.
+    pub(crate) fn observe(&self, agent: &str, observation: Observation) {
+        self.observe_in(&mut self.inner(), agent, observation);
+    }
+
+    fn observe_in(&self, inner: &mut Inner, agent: &str, observation: Observation) {
+        let id = observation.node.node_id.clone();
+        self.see(inner, agent, &id, |seen| {
+            seen.managed = observation.managed;
+            seen.node = Some(observation.node);
+        });
+    }
+
+    /// A node's record is gone from its platform.
+    pub(crate) fn gone(&self, agent: &str, id: &NodeId, uid: &str) {
+        let mut inner = self.inner();
+        let is_this = inner
+            .seen(agent, id)
+            .and_then(|s| s.node.as_ref())
+            // The next incarnation may have been told of first.
+            .is_some_and(|n| uid.is_empty() || n.uid.as_str() == uid);
+        if is_this {
+            self.see(&mut inner, agent, id, |seen| seen.node = None);
+        }
+    }
+
+    /// A generation was acted on. `true` when it was a tombstone, and is done.
+    pub(crate) fn applied(
+        &self,
+        agent: &str,
+        id: &NodeId,
+        generation: u64,
+        error: Option<ErrorReport>,
+        is_final: bool,
+    ) -> bool {
+        let mut inner = self.inner();
+        let Some(row) = inner.wish_of(agent, id).cloned() else {
+            return false;
+        };
+        let done = error.is_none();
+        self.see(&mut inner, agent, id, |seen| {
+            let applied = &mut seen.applied;
+            if generation < applied.generation {
+                return;
+            }
+            let acted = if done || is_final { generation } else { 0 };
+            *applied = AppliedRow {
+                acted: applied.acted.max(acted),
+                generation,
+                error,
+                is_final,
+            };
+        });
+        done && row.wish.is_removed() && generation >= row.generation
+    }
+
+    /// Changes what was seen of a node, and tells it if it shows.
+    fn see(&self, inner: &mut Inner, agent: &str, id: &NodeId, change: impl FnOnce(&mut Seen)) {
+        let Some(live) = inner.live.get_mut(agent) else {
+            return;
+        };
+        let before = live.seen.get(id).cloned();
+        let mut seen = before.as_deref().cloned().unwrap_or_default();
+        change(&mut seen);
+        if before.as_deref() == Some(&seen) {
+            return;
+        }
+        let seen = Arc::new(seen);
+        live.seen.insert(id.clone(), seen.clone());
+        if inner.wish_of(agent, id).is_some() {
+            inner.dirty.insert(id.clone());
+            self.look_at(inner, id);
+            return;
+        }
+        let shown = |seen: &Seen| {
+            seen.node
+                .as_ref()
+                .map(|_| view::state(None, Some(seen), false))
+        };
+        match (before.as_deref().and_then(shown), shown(&seen)) {
+            (was, Some(now)) if was != Some(now) => {
+                let state = now.as_str();
+                let message = format!(
+                    "the node `{id}`, which nobody here wished for, is {state} on `{agent}`"
+                );
+                self.tell("node.changed", Some(id), Some(agent), Some(now), message);
+            }
+            (Some(_), None) => {
+                if let Some(live) = inner.live.get_mut(agent) {
+                    live.seen.remove(id);
+                }
+                let message = format!("the node `{id}` is gone from `{agent}`");
+                self.tell("node.removed", Some(id), Some(agent), None, message);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was seen since this was last asked, for the store.
+    pub(crate) fn take_dirty(&self) -> Vec<(NodeId, SeenRow)> {
+        let mut inner = self.inner();
+        let dirty = std::mem::take(&mut inner.dirty);
+        dirty
+            .into_iter()
+            .filter_map(|id| {
+                let agent = inner.book.nodes.get(&id)?.agent.clone();
+                let seen = (**inner.seen(&agent, &id)?).clone();
+                Some((id, SeenRow { agent, seen }))
+            })
+            .collect()
+    }
+}

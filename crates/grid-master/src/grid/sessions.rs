@@ -1,0 +1,120 @@
+//! Who is heard: sessions begin, end and are missed.
+
+use std::sync::Arc;
+
+use grid_platform_api::{ErrorReport, NodeId, Timestamp};
+use grid_proto::Fence;
+
+use super::{Grid, fence};
+use crate::{link::Session, store::row::NodeRow};
+
+impl Grid {
+    pub(crate) fn session(&self, agent: &str) -> Option<Arc<Session>> {
+        self.inner().live.get(agent)?.session.clone()
+    }
+
+    /// The install that an agent's id belongs to, while it is heard.
+    pub(crate) fn connected_install(&self, agent: &str) -> Option<String> {
+        let inner = self.inner();
+        let live = inner.live.get(agent)?;
+        live.session.as_ref().map(|s| s.install_id.clone())
+    }
+
+    /// A session has begun: it takes the place of an older one.
+    pub(crate) fn connect(&self, agent: &str, session: &Arc<Session>) {
+        let mut inner = self.inner();
+        let live = inner.live.entry(agent.to_owned()).or_default();
+        if let Some(older) = live.session.replace(session.clone()) {
+            older.end();
+        }
+        live.lost = false;
+        live.refused = None;
+        live.heard = Some(Timestamp::now());
+        self.metrics.sessions.inc();
+        self.tell(
+            "agent.ready",
+            None,
+            Some(agent),
+            None,
+            format!("the agent `{agent}` is connected"),
+        );
+        self.look_at_all(&mut inner, agent);
+    }
+
+    /// A session has ended. `true` when the agent has no other by now.
+    pub(crate) fn disconnect(&self, agent: &str, session: &Arc<Session>) -> bool {
+        let mut inner = self.inner();
+        let Some(live) = inner.live.get_mut(agent) else {
+            return false;
+        };
+        let current = live
+            .session
+            .as_ref()
+            .is_some_and(|s| Arc::ptr_eq(s, session));
+        if current {
+            live.heard = Some(session.heard());
+            live.session = None;
+        }
+        current
+    }
+
+    /// Shows an agent as lost that has no session and was not heard after `since`. `false` when it is not so, or is
+    /// shown already.
+    pub(crate) fn lose(&self, agent: &str, since: Timestamp) -> bool {
+        let mut inner = self.inner();
+        match inner.live.get_mut(agent) {
+            Some(live)
+                if live.session.is_none()
+                    && !live.lost
+                    && live.heard.is_none_or(|heard| heard <= since) =>
+            {
+                live.lost = true;
+            }
+            _ => return false,
+        }
+        self.tell(
+            "agent.lost",
+            None,
+            Some(agent),
+            None,
+            format!("the agent `{agent}` is silent; its nodes are unknown"),
+        );
+        self.look_at_all(&mut inner, agent);
+        true
+    }
+
+    /// Remembers why an agent was refused, for people to see.
+    pub(crate) fn refused(&self, agent: &str, error: ErrorReport) {
+        self.metrics.refused_sessions.inc();
+        let mut inner = self.inner();
+        let Some(live) = inner.live.get_mut(agent) else {
+            return;
+        };
+        let message = format!("the agent `{agent}` is refused: {}", error.message);
+        if live.refused.as_ref() != Some(&error) {
+            live.refused = Some(error);
+            self.tell("agent.refused", None, Some(agent), None, message);
+        }
+    }
+
+    /// Everything wished of an agent, with the fence at this moment.
+    pub(crate) fn desired(&self, agent: &str) -> (Fence, Vec<Arc<NodeRow>>) {
+        let inner = self.inner();
+        let ids = inner.book.load(agent).into_iter().flat_map(|l| &l.nodes);
+        let rows = ids.filter_map(|id| inner.book.nodes.get(id)).cloned();
+        (fence(&inner.book), rows.collect())
+    }
+
+    /// What is wished of these nodes of an agent.
+    pub(crate) fn wishes(
+        &self,
+        agent: &str,
+        ids: impl IntoIterator<Item = NodeId>,
+    ) -> (Fence, Vec<Arc<NodeRow>>) {
+        let inner = self.inner();
+        let rows = ids
+            .into_iter()
+            .filter_map(|id| inner.wish_of(agent, &id).cloned());
+        (fence(&inner.book), rows.collect())
+    }
+}

@@ -1,0 +1,205 @@
+//! The grid as people are shown it.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use grid_client::{Agent, Node, State};
+use grid_platform_api::NodeId;
+use grid_proto::Fence;
+
+use super::{Grid, Inner, fence};
+use crate::{
+    metrics::Snapshot,
+    store::row::{AgentRow, NodeRow, Seen, TokenRow},
+    view,
+};
+
+impl Grid {
+    pub(crate) fn fence(&self) -> Fence {
+        let inner = self.inner();
+        fence(&inner.book)
+    }
+
+    pub(crate) fn token(&self, id: &str) -> Option<Arc<TokenRow>> {
+        self.inner().book.tokens.get(id).cloned()
+    }
+
+    pub(crate) fn tokens(&self) -> Vec<Arc<TokenRow>> {
+        let mut tokens: Vec<_> = self.inner().book.tokens.values().cloned().collect();
+        tokens.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        tokens
+    }
+
+    pub(crate) fn node(&self, id: &NodeId) -> Option<Node> {
+        let parts = {
+            let inner = self.inner();
+            match inner.book.nodes.get(id) {
+                Some(row) => Some(parts(&inner, &row.agent, id, Some(row))),
+                None => unmanaged_on(&inner, id).map(|agent| parts(&inner, agent, id, None)),
+            }
+        };
+        parts.map(|p| p.show())
+    }
+
+    /// All nodes, or an agent's, by id; unmanaged ones too.
+    pub(crate) fn nodes(&self, agent: Option<&str>) -> Vec<Node> {
+        let mut all = Vec::new();
+        {
+            let inner = self.inner();
+            match agent {
+                None => all.extend(
+                    inner
+                        .book
+                        .nodes
+                        .values()
+                        .map(|row| parts(&inner, &row.agent, &row.id, Some(row))),
+                ),
+                Some(agent) => {
+                    let ids = inner.book.load(agent).into_iter().flat_map(|l| &l.nodes);
+                    all.extend(
+                        ids.filter_map(|id| inner.book.nodes.get(id))
+                            .map(|row| parts(&inner, agent, &row.id, Some(row))),
+                    );
+                }
+            }
+            for (name, live) in &inner.live {
+                if agent.is_some_and(|wanted| wanted != name) {
+                    continue;
+                }
+                all.extend(
+                    live.seen
+                        .iter()
+                        .filter(|(id, seen)| {
+                            seen.node.is_some() && inner.wish_of(name, id).is_none()
+                        })
+                        .map(|(id, _)| parts(&inner, name, id, None)),
+                );
+            }
+        }
+        let mut nodes: Vec<Node> = all.iter().map(Parts::show).collect();
+        nodes.sort_by(|a, b| (&a.id, &a.agent).cmp(&(&b.id, &b.agent)));
+        nodes
+    }
+
+    /// The wish for a node, and the agent that has it; for an unmanaged node only the agent.
+    pub(crate) fn find(&self, id: &NodeId) -> Option<(String, Option<Arc<NodeRow>>)> {
+        let inner = self.inner();
+        match inner.book.nodes.get(id) {
+            Some(row) => Some((row.agent.clone(), Some(row.clone()))),
+            None => unmanaged_on(&inner, id).map(|agent| (agent.to_owned(), None)),
+        }
+    }
+
+    pub(crate) fn agents(&self) -> Vec<Agent> {
+        let inner = self.inner();
+        inner
+            .book
+            .agents
+            .values()
+            .map(|row| show_agent(&inner, row))
+            .collect()
+    }
+
+    pub(crate) fn agent(&self, id: &str) -> Option<Agent> {
+        let inner = self.inner();
+        inner.book.agents.get(id).map(|row| show_agent(&inner, row))
+    }
+
+    /// Agents that are not heard.
+    pub(crate) fn lost_agents(&self) -> HashSet<String> {
+        let inner = self.inner();
+        let known = inner.book.agents.keys();
+        known.filter(|id| inner.lost(id)).cloned().collect()
+    }
+
+    /// How the node is, by what was last seen of it even when its agent is lost.
+    pub(crate) fn last_state(&self, row: &NodeRow) -> State {
+        let inner = self.inner();
+        let seen = inner.seen(&row.agent, &row.id);
+        view::state(Some(row), seen.map(|s| &**s), false)
+    }
+
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        let mut nodes: BTreeMap<&'static str, u64> = [
+            "pending", "running", "stopping", "stopped", "failed", "unknown",
+        ]
+        .map(|state| (state, 0))
+        .into();
+        for glance in inner.glances.values() {
+            *nodes.entry(glance.state.as_str()).or_default() += 1;
+        }
+        let lost = inner.live.values().filter(|l| l.lost).count() as u64;
+        Snapshot {
+            nodes: nodes.into_iter().collect(),
+            agents: vec![("ready", inner.live.len() as u64 - lost), ("lost", lost)],
+            revision: inner.book.revision,
+        }
+    }
+}
+
+/// What a node is made of for people; cheap to take under the lock.
+struct Parts {
+    id: NodeId,
+    agent: String,
+    row: Option<Arc<NodeRow>>,
+    seen: Option<Arc<Seen>>,
+    platform: Option<Arc<AgentRow>>,
+    lost: bool,
+}
+
+impl Parts {
+    fn show(&self) -> Node {
+        view::node(
+            &self.id,
+            &self.agent,
+            self.platform.as_ref().map(|a| a.info.platform.as_str()),
+            self.row.as_deref(),
+            self.seen.as_deref(),
+            self.lost,
+        )
+    }
+}
+
+fn parts(inner: &Inner, agent: &str, id: &NodeId, row: Option<&Arc<NodeRow>>) -> Parts {
+    Parts {
+        id: id.clone(),
+        agent: agent.to_owned(),
+        row: row.cloned(),
+        seen: inner.seen(agent, id).cloned(),
+        platform: inner.platform(agent).cloned(),
+        lost: inner.lost(agent),
+    }
+}
+
+/// The first agent by name that has a node of this id which nobody wished for.
+fn unmanaged_on<'a>(inner: &'a Inner, id: &NodeId) -> Option<&'a str> {
+    let mut having: Vec<&str> = inner
+        .live
+        .iter()
+        .filter(|(_, live)| live.seen.get(id).is_some_and(|s| s.node.is_some()))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    having.sort_unstable();
+    having.first().copied()
+}
+
+fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {
+    let live = inner.live.get(&row.id);
+    let heard = live.and_then(|l| match &l.session {
+        Some(session) => Some(session.heard()),
+        None => l.heard,
+    });
+    let nodes = inner.book.load(&row.id).map_or(0, |l| l.nodes.len());
+    view::agent(
+        row,
+        inner.lost(&row.id),
+        live.and_then(|l| l.session.as_ref())
+            .is_some_and(|s| s.has_reported()),
+        nodes,
+        heard,
+        live.and_then(|l| l.refused.clone()),
+    )
+}
