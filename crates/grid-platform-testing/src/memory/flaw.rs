@@ -33,6 +33,12 @@ pub enum Flaw {
     LosesKeptData,
     /// Data of one node is given to another.
     SharesData,
+    /// Removing with `Purge` keeps the data.
+    KeepsPurgedData,
+    /// A program that is stopped is restarted by its policy.
+    RestartsWhatIsStopped,
+    /// Reaching the memory limit is told as any other signal.
+    ForgetsWhyMemory,
     /// No program is ever restarted.
     NeverRestarts,
     /// Secrets are put into the environment, asked for or not.

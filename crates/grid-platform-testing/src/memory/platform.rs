@@ -313,7 +313,8 @@ impl MemoryPlatform {
                 uid: record.uid,
             });
         }
-        let delete = data == DataPolicy::Purge || store.has(Flaw::LosesKeptData);
+        let purge = data == DataPolicy::Purge && !store.has(Flaw::KeepsPurgedData);
+        let delete = purge || store.has(Flaw::LosesKeptData);
         let deletable = |mark: &DataMark| mark.created || store.has(Flaw::PurgesForeignData);
         disk.data.retain(|path, mark| {
             if mark.node != *id || !delete {

@@ -52,11 +52,16 @@ impl Supervisor {
             if !(self.store.has(Flaw::LeavesTheTree)) {
                 self.store.kernel.sweep(pid);
             }
-            let end = match over {
+            let mut end = match over {
                 Over::Stopped(end) => {
-                    return self.rest(NodeState::Stopped {
+                    self.rest(NodeState::Stopped {
                         exit: Some(end.exit),
                     });
+                    if self.store.has(Flaw::RestartsWhatIsStopped) {
+                        sleep(self.backoff(in_a_row)).await;
+                        continue;
+                    }
+                    return;
                 }
                 Over::NotHealthy => {
                     let words = "the health check did not pass in time";
@@ -64,6 +69,7 @@ impl Supervisor {
                 }
                 Over::Ended(end) => end,
             };
+            end.out_of_memory &= !self.store.has(Flaw::ForgetsWhyMemory);
             let failure = failure_of(end);
             if !self.is_ready() {
                 return self.fail(failure);

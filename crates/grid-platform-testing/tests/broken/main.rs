@@ -1,18 +1,20 @@
 //! Deliberately broken platforms, each with one fault, and the cases that catch it: a suite that passes everything
 //! shows nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod wrapper;
 
 use std::sync::Arc;
 
-use grid_platform_testing::{Flaw, Harness, MemoryHarness, Wrapped, cases, check_case};
+use grid_platform_testing::{Case, Flaw, Harness, MemoryHarness, Wrapped, cases, check_case};
 use wrapper::{Broken, How};
 
 /// Runs these cases on a broken platform: each of them has to fail.
 fn caught(harness: &dyn Harness, by: &[&str]) {
     for name in by {
-        let case = cases().find(|case| case.name == *name);
-        let case = case.unwrap_or_else(|| panic!("there is no case `{name}`"));
+        let case = binding(harness).into_iter().find(|case| case.name == *name);
+        let case = case.unwrap_or_else(|| panic!("no case `{name}` binds the platform"));
         if check_case(harness, case).is_ok() {
             panic!(
                 "`{name}` did not catch it; these do: {:?}",
@@ -28,8 +30,21 @@ fn caught(harness: &dyn Harness, by: &[&str]) {
 }
 
 fn all_that_catch(harness: &dyn Harness) -> Vec<&'static str> {
-    let catches = cases().filter(|case| check_case(harness, case).is_err());
+    let catches = binding(harness)
+        .into_iter()
+        .filter(|case| check_case(harness, case).is_err());
     catches.map(|case| case.name).collect()
+}
+
+/// The cases that bind the platform, as it says itself.
+fn binding(harness: &dyn Harness) -> Vec<&'static Case> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let survey = runtime.block_on(harness.survey()).unwrap();
+    cases()
+        .filter(|case| case.missing(&survey).is_empty())
+        .collect()
 }
 
 fn flawed(flaw: Flaw, by: &[&str]) {
@@ -37,7 +52,13 @@ fn flawed(flaw: Flaw, by: &[&str]) {
 }
 
 fn wrapped(how: How, by: &[&str]) {
-    let dress = move |inner| Arc::new(Broken { inner, how }) as _;
+    let dress = move |inner| {
+        Arc::new(Broken {
+            inner,
+            how,
+            turn: tokio::sync::Mutex::default(),
+        }) as _
+    };
     caught(
         &Wrapped::new("broken", Arc::new(MemoryHarness::new()), dress),
         by,
@@ -120,6 +141,18 @@ broken! {
         data_of_another_node_is_refused
         kept_data_of_another_node_is_refused
     ]
+    keeps_purged_data flawed(Flaw::KeepsPurgedData) [
+        purge_deletes_the_data
+        purge_after_keep_deletes_what_was_kept
+        what_the_platform_made_at_a_storage_path_is_purged
+    ]
+    restarts_what_is_stopped flawed(Flaw::RestartsWhatIsStopped) [
+        what_is_stopped_is_not_restarted
+    ]
+    forgets_why_memory flawed(Flaw::ForgetsWhyMemory) [
+        memory_beyond_the_limit_is_a_typed_failure
+        memory_used_up_before_ready_fails_the_spawn
+    ]
     never_restarts flawed(Flaw::NeverRestarts) [
         on_failure_restarts_a_crash
         always_restarts_a_clean_end
@@ -140,6 +173,43 @@ broken! {
         a_remove_supersedes_a_spawn_in_flight
     ]
 
+    has_a_new_owner_each_time wrapped(How::NewOwnerEachTime) [
+        the_owner_stays_the_same_over_a_reopen
+    ]
+    is_ready_at_once wrapped(How::ReadyAtOnce) [
+        alive_fails_when_the_program_ends_first
+        healthy_waits_for_the_check
+        a_failed_spawn_leaves_no_process
+    ]
+    does_one_thing_at_a_time wrapped(How::OneAtATime) [
+        a_slow_spawn_holds_up_no_other_node
+    ]
+    allocates_ports_that_were_asked_for wrapped(How::AllocatesAskedPorts) [
+        a_requested_port_is_the_one
+        a_port_that_a_stranger_has_is_in_use
+    ]
+    restarts_any_end wrapped(How::RestartsAnyEnd) [
+        never_leaves_a_crash_failed
+        never_leaves_a_clean_end_stopped
+        on_failure_leaves_a_clean_end_stopped
+    ]
+    ignores_the_user wrapped(How::IgnoresTheUser) [
+        a_node_runs_as_the_user_that_is_asked_for
+        an_unknown_user_is_a_typed_failure
+    ]
+    loses_the_environment wrapped(How::LosesTheEnvironment) [
+        the_environment_asked_for_is_given
+    ]
+    loses_arguments wrapped(How::LosesTheArguments) [
+        arguments_reach_the_program_as_they_are
+        a_program_is_told_its_place_by_its_arguments
+    ]
+    loses_exits wrapped(How::LosesExits) [
+        stop_gives_the_program_its_grace
+    ]
+    tells_another_end_each_time wrapped(How::StopEndsTwice) [
+        stop_is_idempotent
+    ]
     lists_short wrapped(How::ListsShort) [
         the_list_has_every_node_in_order
         many_nodes_at_once_are_many_nodes

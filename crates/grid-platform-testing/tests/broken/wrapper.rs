@@ -5,8 +5,9 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use grid_platform_api::{
     Capabilities, DataPolicy, Error, ErrorKind, Health, LogCursor, LogItem, LogStream, NodeData,
-    NodeEvent, NodeEventStream, NodeId, NodeState, NodeUsage, Platform, PlatformExt, PlatformInfo,
-    Result, SpawnConfig, SpawnedNode, async_trait,
+    NodeEvent, NodeEventStream, NodeId, NodeState, NodeUsage, OwnerId, Platform, PlatformExt,
+    PlatformInfo, Program, ReadyMode, RestartMode, Result, SpawnConfig, SpawnedNode, Timestamp,
+    async_trait,
 };
 
 /// What is wrong.
@@ -32,12 +33,23 @@ pub(crate) enum How {
     IgnoresLimits,
     AlwaysHealthy,
     StopsWhenDropped,
+    NewOwnerEachTime,
+    ReadyAtOnce,
+    OneAtATime,
+    AllocatesAskedPorts,
+    RestartsAnyEnd,
+    IgnoresTheUser,
+    LosesTheEnvironment,
+    LosesTheArguments,
+    LosesExits,
+    StopEndsTwice,
 }
 
 /// A platform with one fault.
 pub(crate) struct Broken {
     pub(crate) inner: Arc<dyn Platform>,
     pub(crate) how: How,
+    pub(crate) turn: tokio::sync::Mutex<()>,
 }
 
 impl Broken {
@@ -46,6 +58,14 @@ impl Broken {
     }
 
     fn show(&self, mut node: SpawnedNode) -> SpawnedNode {
+        if self.is(How::LosesExits)
+            && let NodeState::Stopped { exit } = &mut node.state
+        {
+            *exit = None;
+        }
+        if self.is(How::StopEndsTwice) && node.state.is_ended() {
+            node.finished_at = Some(Timestamp::now());
+        }
         if self.is(How::AlwaysHealthy) && node.health != Health::Unchecked {
             node.health = Health::Healthy;
         }
@@ -88,12 +108,35 @@ impl Platform for Broken {
     }
 
     async fn probe(&self) -> Result<PlatformInfo> {
-        self.inner.probe().await
+        let mut info = self.inner.probe().await?;
+        if self.is(How::NewOwnerEachTime) {
+            // The adapter's place in memory stands for what it draws at each start.
+            let drawn = std::ptr::from_ref(self).addr().to_le_bytes();
+            let mut bytes = [0; 16];
+            bytes[..drawn.len()].copy_from_slice(&drawn);
+            info.owner = OwnerId::from_bytes(bytes);
+        }
+        Ok(info)
     }
 
     async fn spawn_node(&self, mut config: SpawnConfig) -> Result<SpawnedNode> {
-        if self.is(How::IgnoresLimits) {
-            config.cpu_limit_millis = None;
+        let _turn = match self.how {
+            How::OneAtATime => Some(self.turn.lock().await),
+            _ => None,
+        };
+        match self.how {
+            How::IgnoresLimits => config.cpu_limit_millis = None,
+            How::ReadyAtOnce => config.ready = ReadyMode::Started,
+            How::AllocatesAskedPorts => config.ports.values_mut().for_each(|port| *port = 0),
+            How::RestartsAnyEnd => config.restart.mode = RestartMode::Always,
+            How::IgnoresTheUser => config.run_as = None,
+            How::LosesTheEnvironment => config.env.clear(),
+            How::LosesTheArguments => {
+                if let Program::Binary { args, .. } = &mut config.program {
+                    args.retain(|arg| !arg.starts_with("note="));
+                }
+            }
+            _ => {}
         }
         let mut undo = Undo {
             inner: Arc::clone(&self.inner),
