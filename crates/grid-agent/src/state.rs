@@ -4,11 +4,17 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use grid_platform_api::{Error, ErrorKind, Result};
 
 use crate::Settings;
+
+/// How long a lock that is held is asked for again. An agent that was killed while it started a program leaves a child
+/// behind that has the lock too, until that child executes the program.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The agent's hold on its state directory, until it is dropped or the process ends.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ pub(crate) fn state_path(settings: &Settings) -> Result<&Path> {
 }
 
 impl StateDir {
-    /// Makes the directory (mode 0700) if it is not there, and locks it.
+    /// Makes the directory (mode 0700) if it is not there, and locks it. Blocks, for a second when it is held.
     ///
     /// # Errors
     /// `StateLocked` while another agent holds it; `Internal` when the file system fails.
@@ -51,16 +57,24 @@ impl StateDir {
             .mode(0o600)
             .open(path.join("agent.lock"))
             .map_err(|e| fault("write to", e))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(
-                    ErrorKind::StateLocked,
-                    format!("another agent uses the state directory `{}`", path.display()),
-                )
-                .with_hint("End that agent first, or give this one a directory of its own by `--state-dir`."));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!(
+                        "another agent uses the state directory `{}`",
+                        path.display()
+                    );
+                    return Err(Error::new(ErrorKind::StateLocked, message).with_hint(
+                        "End that agent first, or give this one a directory of its own by `--state-dir`.",
+                    ));
+                }
+                Err(TryLockError::Error(error)) => return Err(fault("lock", error)),
             }
-            Err(TryLockError::Error(error)) => return Err(fault("lock", error)),
         }
         Ok(Self {
             path: path.to_owned(),

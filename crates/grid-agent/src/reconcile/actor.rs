@@ -33,6 +33,9 @@ const BACKOFF: Backoff = Backoff {
     longest: Duration::from_secs(60),
 };
 
+/// A node that lasted this long after it was spawned again is spawned again at once the next time.
+const LASTED: Duration = Duration::from_secs(60);
+
 /// How long what is in flight may take when the agent ends. What takes longer is dropped, and found again by the next
 /// agent: the contract has every call safe to lose.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -56,6 +59,8 @@ pub(super) struct Actor {
     running: HashMap<NodeId, Running>,
     owners: HashMap<task::Id, NodeId>,
     tries: HashMap<NodeId, Tries>,
+    /// Nodes that were spawned again though their wish was done, because they vanished or were stopped.
+    respawns: HashMap<NodeId, Respawns>,
     keep_ports: (mpsc::Sender<KeepPorts>, mpsc::Receiver<KeepPorts>),
     /// What the turn that is not saved yet leads to.
     turn: Turn,
@@ -73,6 +78,13 @@ struct Tries {
     failures: u32,
     again_at: Instant,
     report: ErrorReport,
+}
+
+/// How often in a row a node was spawned again, so that one that vanishes at once is not spawned in a tight loop.
+struct Respawns {
+    count: u32,
+    last: Instant,
+    again_at: Instant,
 }
 
 /// What happens once the desired set is on disk.
@@ -108,6 +120,7 @@ impl Actor {
             running: HashMap::new(),
             owners: HashMap::new(),
             tries: HashMap::new(),
+            respawns: HashMap::new(),
             keep_ports: mpsc::channel(16),
             turn: Turn::default(),
         }
@@ -235,6 +248,7 @@ impl Actor {
         for id in gone {
             self.desired.nodes.remove(&id);
             self.tries.remove(&id);
+            self.respawns.remove(&id);
             self.turn.dirty = true;
             self.tell(&id);
             self.turn.touched.insert(id);
@@ -359,6 +373,10 @@ impl Actor {
                     tracing::info!(node = %id, generation, action = ?settled.action, "done");
                     entry.applied = done(None);
                     self.turn.dirty = true;
+                    self.respawns.remove(id);
+                } else if settled.action == Action::Spawn {
+                    tracing::info!(node = %id, generation, "was gone or stopped, and runs again");
+                    self.respawned(id);
                 }
                 self.turn.acknowledge.insert(id.clone());
             }
@@ -391,19 +409,34 @@ impl Actor {
         }
     }
 
+    fn respawned(&mut self, id: &NodeId) {
+        let now = Instant::now();
+        let before = self.respawns.get(id).filter(|it| now - it.last < LASTED);
+        let count = before.map_or(1, |it| it.count.saturating_add(1));
+        let respawns = Respawns {
+            count,
+            last: now,
+            again_at: now + BACKOFF.wait(count),
+        };
+        self.respawns.insert(id.clone(), respawns);
+    }
+
     /// When something is due by time alone.
     fn next_wake(&self) -> Option<Instant> {
-        let tries = self
-            .tries
-            .iter()
-            .filter(|(id, _)| self.synced && !self.running.contains_key(*id));
-        let tries = tries.map(|(_, it)| it.again_at).min();
-        [tries, self.turn.save_at].into_iter().flatten().min()
+        let now = Instant::now();
+        let tries = self.tries.iter().map(|(id, it)| (id, it.again_at));
+        // One that is over says nothing: the node may be well.
+        let respawns = self.respawns.iter().map(|(id, it)| (id, it.again_at));
+        let waits = tries.chain(respawns.filter(|(_, at)| *at > now));
+        let waits = waits.filter(|(id, _)| self.synced && !self.running.contains_key(*id));
+        waits.map(|(_, at)| at).chain(self.turn.save_at).min()
     }
 
     fn wake(&mut self) {
         let now = Instant::now();
-        let due = self.tries.iter().filter(|(_, it)| it.again_at <= now);
+        let tries = self.tries.iter().map(|(id, it)| (id, it.again_at));
+        let respawns = self.respawns.iter().map(|(id, it)| (id, it.again_at));
+        let due = tries.chain(respawns).filter(|(_, at)| *at <= now);
         self.turn.touched.extend(due.map(|(id, _)| id.clone()));
     }
 
@@ -493,10 +526,11 @@ impl Actor {
             return;
         }
         let generation = entry.wish.generation;
-        if let Some(tries) = self.tries.get(id)
-            && tries.generation == generation
-            && tries.again_at > Instant::now()
-        {
+        let now = Instant::now();
+        let tries = self.tries.get(id).filter(|it| it.generation == generation);
+        let respawns = self.respawns.get(id).filter(|_| entry.is_applied());
+        let waits = [tries.map(|it| it.again_at), respawns.map(|it| it.again_at)];
+        if waits.into_iter().flatten().any(|at| at > now) {
             return;
         }
         let platform = Arc::clone(&self.platform);
