@@ -24,6 +24,15 @@ struct Client {
     waits_for_stop: bool,
 }
 
+/// What clients asked for.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// Each stop, with its wait in ms.
+    pub(crate) stops: Vec<Option<u64>>,
+    /// The end of the trial.
+    pub(crate) ready: bool,
+}
+
 impl Clients {
     /// Binds the socket; the lock that the shim holds says that a former one is stale.
     pub(crate) fn bind() -> Result<Clients, Failure> {
@@ -57,19 +66,19 @@ impl Clients {
             })
     }
 
-    /// Serves those that are ready in `polled`, the poll's result for `poll_fds`. Each stop that was asked for is returned with its wait in ms.
-    pub(crate) fn serve(&mut self, polled: &[PollFd], seq: u64) -> Vec<Option<u64>> {
-        let mut stops = Vec::new();
+    /// Serves those that are ready in `polled`, the poll's result for `poll_fds`, and gives what they asked for.
+    pub(crate) fn serve(&mut self, polled: &[PollFd], seq: u64) -> Asked {
+        let mut asked = Asked::default();
         let Some((listener, clients)) = polled.split_first() else {
-            return stops;
+            return asked;
         };
         let mut ready = clients.iter().map(|it| it.revents != 0);
         self.list
-            .retain_mut(|it| !ready.next().unwrap_or(false) || it.read(seq, &mut stops).is_ok());
+            .retain_mut(|it| !ready.next().unwrap_or(false) || it.read(seq, &mut asked).is_ok());
         if listener.revents != 0 {
             self.accept();
         }
-        stops
+        asked
     }
 
     /// Tells the watchers of a durable record.
@@ -115,7 +124,7 @@ impl Clients {
 
 impl Client {
     /// Takes what has come. An error: the client is done with.
-    fn read(&mut self, seq: u64, stops: &mut Vec<Option<u64>>) -> io::Result<()> {
+    fn read(&mut self, seq: u64, asked: &mut Asked) -> io::Result<()> {
         let mut bytes = [0; 512];
         let count = match self.stream.read(&mut bytes) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
@@ -143,7 +152,11 @@ impl Client {
                 }
                 Some(Request::Stop { grace_ms }) => {
                     self.waits_for_stop = true;
-                    stops.push(grace_ms);
+                    asked.stops.push(grace_ms);
+                }
+                Some(Request::Ready) => {
+                    asked.ready = true;
+                    self.say(Answer::Ready)?;
                 }
                 Some(Request::Ping) => self.say(Answer::Pong)?,
                 None => self.say(Answer::Unknown)?,

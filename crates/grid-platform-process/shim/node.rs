@@ -65,6 +65,8 @@ pub(crate) struct Node {
     stop: Option<Stop>,
     series: u64,
     oom_kills: u64,
+    /// How long the first run is on trial, while it is.
+    trial: Option<Duration>,
 }
 
 impl Node {
@@ -95,6 +97,7 @@ impl Node {
             stop: None,
             series: 0,
             oom_kills: 0,
+            trial: launch.trial_ms.map(Duration::from_millis),
         };
         match node.run(&launch) {
             Ok(report) => Ok((node, report)),
@@ -130,10 +133,14 @@ impl Node {
                 i32::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(i32::MAX),
             );
             self.take_signals();
-            let stops = self
+            let asked = self
                 .clients
                 .serve(fds.get(1..).unwrap_or_default(), self.store.seq());
-            stops
+            if asked.ready {
+                self.trial = None;
+            }
+            asked
+                .stops
                 .into_iter()
                 .for_each(|grace_ms| self.ask_stop(grace_ms));
             self.reap();
@@ -287,6 +294,10 @@ impl Node {
     fn follow(&mut self, ran: Duration, failure: bool, last: State) {
         if self.stop.is_some() {
             return self.end(State::Stopped);
+        }
+        // Whoever waits for the first run to be ready decides what follows its end, not the policy.
+        if self.trial.take().is_some_and(|it| ran < it) {
+            return self.end(last);
         }
         let ran_ms = u64::try_from(ran.as_millis()).unwrap_or(u64::MAX);
         match self.settings.policy.after(self.series, ran_ms, failure) {

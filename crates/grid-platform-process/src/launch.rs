@@ -10,6 +10,7 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result};
@@ -26,7 +27,6 @@ use crate::{
     node::Node,
     platform::Inner,
     supervise::{self, Watched},
-    sweep,
     sys::{
         exec::{self, Descriptors},
         files::{self, Durable},
@@ -103,29 +103,18 @@ fn content_hash(bytes: &[u8]) -> u64 {
     })
 }
 
-/// Whether a start has to look for what an earlier shim left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sweep {
-    /// The last shim ended well, or there was none, or it was done.
-    No,
-    /// The last shim was killed.
-    Yes,
-}
-
-/// Makes everything that the node's start needs, and starts its shim. The intent is durable already.
+/// Makes everything that the node's start needs, and starts its shim. The intent is durable already, and nothing of an
+/// earlier start is left.
 /// Blocks on the disk; runs to its end once begun.
 pub(crate) fn start(
     inner: &Arc<Inner>,
     node: &Arc<Node>,
     intent: Intent,
-    sweep: Sweep,
+    trial: Option<Duration>,
 ) -> Result<()> {
     let id = node.id.clone();
     let dir = inner.node_dir(&id)?;
     let lock = OwnedFd::from(dir.lock(&id)?);
-    if sweep == Sweep::Yes {
-        sweep::leftovers(&[&intent], &inner.cgroups)?;
-    }
     let account = account(&inner.config, &intent)?;
     let site = Site::of(&inner.config, &intent.data_path)?;
     let marker = Marker {
@@ -148,6 +137,7 @@ pub(crate) fn start(
         search_path: search_path(&inner.config),
         cgroup_procs: inner.cgroups.procs(&intent.uid, &intent.config),
         log_max_bytes: inner.config.log_max_bytes,
+        trial,
     };
     let context = format!("start the node `{id}`");
     let launch = translate::launch(&intent, ground)

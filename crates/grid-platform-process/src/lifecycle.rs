@@ -20,7 +20,7 @@ use crate::{
     error::{Context, PLATFORM, error},
     install::random,
     intent::{self, Goal, Intent},
-    launch::{self, Sweep},
+    launch,
     node::{Node, Situation},
     platform::{Inner, Turn},
     ports, ready,
@@ -195,6 +195,7 @@ fn is_settled(now: &Situation) -> bool {
 /// Makes a node that is not there, and starts it.
 fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let id = config.node_id.clone();
+    let mode = config.ready;
     let claim = inner.ports.claim(&config, inner.config.ports())?;
     let uid = NodeUid::from_bytes(random()?);
     let path = match &config.storage_path {
@@ -237,7 +238,8 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
             .registry
             .insert(Situation::new(intent.clone(), None, Shim::Gone)))
     };
-    let started = made().and_then(|node| start_or_fail(inner, &node, intent).map(|()| node));
+    let started = made()
+        .and_then(|node| start_or_fail(inner, &node, intent, ready::trial(mode)).map(|()| node));
     match started {
         Ok(node) => {
             claim.keep();
@@ -293,7 +295,7 @@ fn restart(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result
     dir.write_secrets(&secrets(config), account.map(|it| (it.uid, it.gid)))
         .cannot(format!("write the secrets of the node `{}`", node.id))?;
     dir.write_intent(&intent)?;
-    start_or_fail(inner, node, intent).inspect_err(|e| {
+    start_or_fail(inner, node, intent, ready::trial(config.ready)).inspect_err(|e| {
         if e.kind() != ErrorKind::SpawnFailed {
             let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());
             give_up_start(inner, node, failure);
@@ -301,8 +303,13 @@ fn restart(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result
     })
 }
 
-/// Starts the shim; a node whose program or user is not there fails as if the shim had found it.
-pub(crate) fn start_or_fail(inner: &Arc<Inner>, node: &Arc<Node>, intent: Intent) -> Result<()> {
+/// Starts the shim, with its first run on trial or not; a node whose program or user is not there fails as if the shim had found it.
+pub(crate) fn start_or_fail(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    intent: Intent,
+    trial: Option<Duration>,
+) -> Result<()> {
     let failure = match launch::account(&inner.config, &intent) {
         Err(e) if e.kind() == ErrorKind::SpawnFailed => e.failure().cloned(),
         Err(e) => return Err(e),
@@ -319,7 +326,7 @@ pub(crate) fn start_or_fail(inner: &Arc<Inner>, node: &Arc<Node>, intent: Intent
             }),
     };
     let Some(failure) = failure else {
-        return launch::start(inner, node, intent, Sweep::No);
+        return launch::start(inner, node, intent, trial);
     };
     inner
         .registry

@@ -17,7 +17,7 @@ use crate::{
     node::{Node, Situation, Started},
     platform::Inner,
     shared::{record::State, words::Report},
-    supervise::TAIL,
+    supervise::{self, TAIL},
     translate::{self, Shim},
 };
 
@@ -37,7 +37,7 @@ pub(crate) async fn wait(
     let mut news = node.subscribe();
     let generation = news.borrow().intent.generation;
     let outcome = match executed(&mut news, generation).await {
-        Ok(pid) => met(&mut news, generation, pid, mode).await,
+        Ok(pid) => met(inner, node, &mut news, Run { generation, pid }, mode).await,
         Err(unready) => Err(unready),
     };
     let Err(Unready {
@@ -165,46 +165,105 @@ fn superseded() -> Failure {
     )
 }
 
-/// Waits until the mode is met by the run of this process.
-async fn met(news: &mut News, generation: u64, pid: u32, mode: ReadyMode) -> Result<(), Unready> {
-    let over = move |it: &Situation| it.intent.generation != generation || !runs_as(it, pid);
-    let (limit, healthy) = match mode {
-        ReadyMode::Started => return Ok(()),
-        ReadyMode::Alive { for_ } => (for_, false),
-        ReadyMode::Healthy { timeout } => (timeout, true),
-    };
-    let settled = |it: &Situation| over(it) || healthy && it.health == Health::Healthy;
-    let seen = timeout(limit, news.wait_for(settled))
-        .await
-        // A clone, so that nobody waits for this borrow.
-        .map(|it| it.map(|it| it.clone()));
-    match seen {
-        Ok(Ok(situation)) if over(&situation) => Err(early_end(&situation).into()),
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(_)) => Err(superseded().into()),
-        Err(_) if !healthy => Ok(()),
-        Err(_) => {
-            let why = match &news.borrow().health {
-                Health::Unhealthy { message } => format!(": {message}"),
-                _ => String::new(),
-            };
-            Err(Unready {
-                failure: Failure::new(
-                    FailureReason::NotHealthy,
-                    format!("its health check did not pass within {limit:?}{why}"),
-                ),
-                patient: true,
-            })
+/// The first run of a start.
+#[derive(Clone, Copy)]
+struct Run {
+    generation: u64,
+    pid: u32,
+}
+
+impl Run {
+    /// Whether it is over.
+    fn is_over(self, it: &Situation) -> bool {
+        let runs = it.shim == Shim::Alive
+            && it.record().is_none_or(|it| {
+                it.pid == self.pid && matches!(it.state, State::Running | State::Stopping)
+            });
+        it.intent.generation != self.generation || !runs
+    }
+}
+
+/// Waits until the mode is met by the first run. The shim judges as this does: an end on trial is final.
+async fn met(
+    inner: &Inner,
+    node: &Node,
+    news: &mut News,
+    run: Run,
+    mode: ReadyMode,
+) -> Result<(), Unready> {
+    match mode {
+        ReadyMode::Started => Ok(()),
+        ReadyMode::Alive { for_ } => match next(news, for_, |it| run.is_over(it)).await? {
+            Some(ended) if !lived(&ended, for_) => Err(early_end(&ended).into()),
+            _ => Ok(()),
+        },
+        ReadyMode::Healthy { timeout } => {
+            let settled = |it: &Situation| run.is_over(it) || it.health == Health::Healthy;
+            match next(news, timeout, settled).await? {
+                Some(situation) if !run.is_over(&situation) => {
+                    let told = match inner.node_dir(&node.id) {
+                        Ok(dir) => supervise::say_ready(&dir).await,
+                        Err(_) => false,
+                    };
+                    if told {
+                        return Ok(());
+                    }
+                    // It ended in this very moment.
+                    match next(news, END_LIMIT, |it| run.is_over(it)).await? {
+                        Some(ended) => Err(early_end(&ended).into()),
+                        None => Ok(()),
+                    }
+                }
+                Some(ended) => Err(early_end(&ended).into()),
+                None => Err(unhealthy(&news.borrow().health, timeout)),
+            }
         }
     }
 }
 
-/// Whether the node is still in the run of this process.
-fn runs_as(situation: &Situation, pid: u32) -> bool {
-    situation.shim == Shim::Alive
-        && situation
-            .record()
-            .is_none_or(|it| it.pid == pid && matches!(it.state, State::Running | State::Stopping))
+/// The first situation that is `wanted`; `None` when there is none in time.
+async fn next(
+    news: &mut News,
+    limit: Duration,
+    wanted: impl Fn(&Situation) -> bool,
+) -> Result<Option<Situation>, Unready> {
+    match timeout(limit, news.wait_for(|it| wanted(it))).await {
+        Ok(Ok(situation)) => Ok(Some(situation.clone())),
+        Ok(Err(_)) => Err(superseded().into()),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether the first run lasted so long before it ended.
+fn lived(ended: &Situation, wanted: Duration) -> bool {
+    ended.record().is_some_and(|it| {
+        let ran = Duration::from_millis(it.finished_ms.saturating_sub(it.started_ms));
+        it.restarts > ended.intent.restarts || it.state == State::Backoff || ran >= wanted
+    })
+}
+
+fn unhealthy(health: &Health, limit: Duration) -> Unready {
+    let why = match health {
+        Health::Unhealthy { message } => format!(": {message}"),
+        _ => String::new(),
+    };
+    Unready {
+        failure: Failure::new(
+            FailureReason::NotHealthy,
+            format!("its health check did not pass within {limit:?}{why}"),
+        ),
+        patient: true,
+    }
+}
+
+/// How long an end of the first run is the waiting call's business and not the policy's.
+pub(crate) fn trial(mode: ReadyMode) -> Option<Duration> {
+    match mode {
+        ReadyMode::Started => None,
+        ReadyMode::Alive { for_ } => Some(for_),
+        // The call's clock starts a little later than the shim's; it says when it is done.
+        ReadyMode::Healthy { timeout } => Some(timeout + END_LIMIT),
+    }
 }
 
 /// The failure of a program that ended before it was ready.

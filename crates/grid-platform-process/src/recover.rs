@@ -110,7 +110,7 @@ pub(crate) async fn start_again(inner: &Arc<Inner>, node: &Arc<Node>, restarts: 
         intent.generation += 1;
         intent.restarts = restarts;
         starting.node_dir(&started.id)?.write_intent(&intent)?;
-        lifecycle::start_or_fail(&starting, &started, intent)
+        lifecycle::start_or_fail(&starting, &started, intent, None)
     });
     if let Err(e) = result.await {
         tracing::warn!(node = %node.id, error = %e, "a node cannot be started again");

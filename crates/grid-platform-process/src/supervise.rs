@@ -27,6 +27,9 @@ use crate::{
 /// How long a report of a start may take: the shim's first write to a disk that is busy.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 
+/// How long a shim may take to hear that its node is ready.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+
 /// How many of its last lines a failure shows.
 pub(crate) const TAIL: usize = 20;
 
@@ -181,6 +184,20 @@ pub(crate) async fn ask_to_stop(dir: &NodeDir, grace_ms: Option<u64>) -> Asked {
         Ok::<_, io::Error>(Asked::NoAnswer)
     };
     ask.await.unwrap_or(Asked::NoAnswer)
+}
+
+/// Tells the node's shim that its first run is ready: from then on ends go by the policy. `false` when it does not answer.
+pub(crate) async fn say_ready(dir: &NodeDir) -> bool {
+    let say = async {
+        let mut stream = connect_to(dir).await?;
+        stream.write_all(Request::Ready.encode().as_bytes()).await?;
+        let line = BufReader::with_capacity(64, stream)
+            .lines()
+            .next_line()
+            .await?;
+        Ok::<_, io::Error>(line.as_deref().and_then(Answer::decode) == Some(Answer::Ready))
+    };
+    matches!(timeout(READY_LIMIT, say).await, Ok(Ok(true)))
 }
 
 impl Inner {

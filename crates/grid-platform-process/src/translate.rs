@@ -40,6 +40,8 @@ pub(crate) struct Ground {
     pub(crate) cgroup_procs: Vec<PathBuf>,
     /// How much log is kept.
     pub(crate) log_max_bytes: u64,
+    /// How long an end of the first run is the spawning call's business, not the policy's.
+    pub(crate) trial: Option<std::time::Duration>,
 }
 
 /// What the shim starts by.
@@ -93,6 +95,7 @@ pub(crate) fn launch(intent: &Intent, ground: Ground) -> Launch {
         grace_ms: millis(config.stop.grace),
         policy: policy(config),
         log_max_bytes: Some(ground.log_max_bytes),
+        trial_ms: ground.trial.map(millis),
     }
 }
 

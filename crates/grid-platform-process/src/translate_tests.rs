@@ -276,6 +276,7 @@ fn a_launch_is_the_request_in_its_place() {
             search_path: "/usr/bin".into(),
             cgroup_procs: vec!["/cg/cgroup.procs".into()],
             log_max_bytes: 1 << 20,
+            trial: Some(Duration::from_millis(250)),
         },
     );
     let text = |list: &[Vec<u8>]| -> Vec<String> {
@@ -298,7 +299,7 @@ fn a_launch_is_the_request_in_its_place() {
     }
     assert_eq!(launch.env_secrets, [(b"TOKEN".to_vec(), b"token".to_vec())]);
     assert_eq!((launch.stop_signal, launch.grace_ms), (2, 1500));
-    assert_eq!(launch.nofile, Some(99));
+    assert_eq!((launch.nofile, launch.trial_ms), (Some(99), Some(250)));
     assert_eq!(launch.policy.restart, Restart::Always);
     let encoded = launch.encode().unwrap();
     assert!(!encoded.windows(6).any(|it| it == b"s3cret"));

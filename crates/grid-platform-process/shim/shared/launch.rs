@@ -50,6 +50,8 @@ pub(crate) struct Launch {
     pub(crate) policy: Policy,
     /// The most bytes of log that are kept; none: all.
     pub(crate) log_max_bytes: Option<u64>,
+    /// How long the first run is on trial, in ms: an end within it is final; none: it is not.
+    pub(crate) trial_ms: Option<u64>,
 }
 
 /// Why a launch file was not written or not believed.
@@ -131,6 +133,9 @@ impl Launch {
         if let Some(it) = self.log_max_bytes {
             out.number("log_max_bytes", it)?;
         }
+        if let Some(it) = self.trial_ms {
+            out.number("trial_ms", it)?;
+        }
         out.text("end", "")?;
         Launch::decode(&out.0)?;
         Ok(out.0)
@@ -180,7 +185,7 @@ impl Writer {
     }
 }
 
-const SINGLE: [&str; 16] = [
+const SINGLE: [&str; 17] = [
     "uid",
     "generation",
     "restarts",
@@ -197,6 +202,7 @@ const SINGLE: [&str; 16] = [
     "reset_after_ms",
     "max_restarts",
     "log_max_bytes",
+    "trial_ms",
 ];
 
 /// The pairs as they were found: single keys by their place in `SINGLE`, lists in order.
@@ -303,6 +309,7 @@ impl<'a> Raw<'a> {
                 max_restarts: self.maybe("max_restarts")?,
             },
             log_max_bytes: self.maybe("log_max_bytes")?,
+            trial_ms: self.maybe("trial_ms")?,
             args: self.args,
             env: self.env,
             env_secrets: self.env_secrets,
@@ -367,6 +374,7 @@ mod tests {
                 max_restarts: Some(5),
             },
             log_max_bytes: Some(1 << 20),
+            trial_ms: Some(250),
         }
     }
 
@@ -379,6 +387,7 @@ mod tests {
             nofile: None,
             cgroup_procs: vec![],
             log_max_bytes: None,
+            trial_ms: None,
             policy: Policy {
                 max_restarts: None,
                 ..full().policy

@@ -148,6 +148,8 @@ pub(crate) enum Request {
         /// The wait, in ms.
         grace_ms: Option<u64>,
     },
+    /// The first run is not on trial any more.
+    Ready,
     /// Answer.
     Ping,
 }
@@ -160,6 +162,7 @@ impl Request {
             Request::Stop { grace_ms: None } => "stop\n".to_owned(),
             Request::Stop { grace_ms: Some(0) } => "kill\n".to_owned(),
             Request::Stop { grace_ms: Some(ms) } => format!("stop {ms}\n"),
+            Request::Ready => "ready\n".to_owned(),
             Request::Ping => "ping\n".to_owned(),
         }
     }
@@ -170,6 +173,7 @@ impl Request {
             "watch" => Some(Request::Watch),
             "stop" => Some(Request::Stop { grace_ms: None }),
             "kill" => Some(Request::Stop { grace_ms: Some(0) }),
+            "ready" => Some(Request::Ready),
             "ping" => Some(Request::Ping),
             _ => Some(Request::Stop {
                 grace_ms: Some(line.strip_prefix("stop ")?.parse().ok()?),
@@ -190,6 +194,8 @@ pub(crate) enum Answer {
     },
     /// The node is stopped: tree gone, record durable, lock free.
     Stopped,
+    /// To `ready`: from now on ends go by the policy.
+    Ready,
     /// To `ping`.
     Pong,
     /// To a line that is no request.
@@ -203,6 +209,7 @@ impl Answer {
             Answer::Greeting => format!("{GREETING}\n"),
             Answer::Changed { seq } => format!("changed {seq}\n"),
             Answer::Stopped => "stopped\n".to_owned(),
+            Answer::Ready => "ready\n".to_owned(),
             Answer::Pong => "pong\n".to_owned(),
             Answer::Unknown => "unknown\n".to_owned(),
         }
@@ -213,6 +220,7 @@ impl Answer {
         match line {
             GREETING => Some(Answer::Greeting),
             "stopped" => Some(Answer::Stopped),
+            "ready" => Some(Answer::Ready),
             "pong" => Some(Answer::Pong),
             "unknown" => Some(Answer::Unknown),
             _ => Some(Answer::Changed {
@@ -275,6 +283,7 @@ mod tests {
             Request::Stop {
                 grace_ms: Some(u64::MAX),
             },
+            Request::Ready,
             Request::Ping,
         ] {
             let line = it.encode();
@@ -298,6 +307,7 @@ mod tests {
             Answer::Greeting,
             Answer::Changed { seq: 7 },
             Answer::Stopped,
+            Answer::Ready,
             Answer::Pong,
             Answer::Unknown,
         ] {

@@ -117,6 +117,7 @@ impl Node {
                 max_restarts: None,
             },
             log_max_bytes: None,
+            trial_ms: None,
         };
         Node {
             _tmp: tmp,

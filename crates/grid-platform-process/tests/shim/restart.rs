@@ -154,3 +154,36 @@ fn a_restarted_program_is_told_to_the_watchers() {
     );
     shim.stop(None);
 }
+
+#[test]
+fn an_end_on_trial_is_final_and_one_behind_it_is_not() {
+    let mut node = Node::script("exit 3").restarting(Restart::Always, None);
+    node.launch.trial_ms = Some(60_000);
+    let record = end(&node);
+    assert_eq!(
+        (record.state, record.restarts, record.exit_code),
+        (State::Exited, 0, Some(3))
+    );
+
+    let mut node = Node::script("sleep 0.05; exit 3").restarting(Restart::Always, Some(2));
+    node.launch.trial_ms = Some(1);
+    assert_eq!(end(&node).restarts, 2);
+}
+
+#[test]
+fn who_says_ready_ends_the_trial() {
+    let mut node = Node::script("until test -e go; do sleep 0.01; done; exit 3")
+        .restarting(Restart::Always, Some(2));
+    node.launch.trial_ms = Some(60_000);
+    let (mut shim, _) = node.run();
+    let mut client = shim.connect();
+    client.ask(Request::Ready);
+    assert_eq!(client.answer(), Some(Answer::Ready));
+    fs::write(node.data.join("go"), "").unwrap();
+    let record = until("the end of the series", || {
+        let record = node.record();
+        record.state.is_final().then_some(record)
+    });
+    assert_eq!((record.state, record.restarts), (State::Exited, 2));
+    shim.wait();
+}
