@@ -366,6 +366,7 @@ fn create(
 ) -> Result<NodeRow> {
     let mut settings = request.settings;
     translate::fill_secrets(&mut settings, &Default::default())?;
+    let named = request.node_id.is_some();
     let agent = choose(
         tx,
         &settings,
@@ -373,7 +374,11 @@ fn create(
         &request.agent_labels,
         ready,
     )
-    .map_err(|e| e.with_node(&id))?;
+    .map_err(|e| match named {
+        true => e.with_node(&id),
+        // An id that was made up here says nothing to the one who asked.
+        false => e,
+    })?;
     let info = &agent.info;
     let defaults = Defaults {
         program: info.default_program.clone(),

@@ -22,7 +22,10 @@ use grid_platform_api::{Error, ErrorKind};
 use serde::de::DeserializeOwned;
 use utoipa::{
     Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    openapi::{
+        RefOr,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -90,8 +93,40 @@ fn routes() -> (Router<Arc<App>>, utoipa::openapi::OpenApi) {
 
 /// The API's description as JSON.
 pub(crate) fn openapi() -> String {
+    let mut api = routes().1;
+    for item in api.paths.paths.values_mut() {
+        let operations = [
+            &mut item.get,
+            &mut item.post,
+            &mut item.put,
+            &mut item.delete,
+        ];
+        for operation in operations.into_iter().flatten() {
+            for (status, response) in &mut operation.responses.responses {
+                describe(status, response);
+            }
+        }
+    }
     // Texts, numbers and maps of texts: it always has a JSON form.
-    serde_json::to_string(&routes().1).unwrap_or_default()
+    serde_json::to_string(&api).unwrap_or_default()
+}
+
+/// OpenAPI wants a description of every response, also of those that need none.
+fn describe(status: &str, response: &mut RefOr<utoipa::openapi::Response>) {
+    if let RefOr::T(response) = response
+        && response.description.is_empty()
+    {
+        response.description = match status {
+            "4XX" => "The request cannot be done; `error` says why and names the mend",
+            "5XX" | "503" => {
+                "The grid cannot do it now; `error` says why, and whether a retry can help"
+            }
+            "202" => "It is wished",
+            "204" => "It is done",
+            _ => "As asked",
+        }
+        .to_owned();
+    }
 }
 
 /// The whole API.

@@ -57,6 +57,19 @@ async fn a_silent_agent_is_lost_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_lost_agent_is_lost_after_a_restart_too() {
+    let grid = Grid::start().await;
+    let agent = Agent::join(&grid, "a").await;
+    drop(agent);
+    grid.until("/api/grid/agents/a", |a| a.body["state"] == "lost")
+        .await;
+    let grid = grid.restart().await;
+    let shown = grid.get("/api/grid/agents/a").await.expect(200);
+    assert_eq!(shown["state"], "lost");
+    grid.end().await;
+}
+
+#[tokio::test]
 async fn only_an_agents_own_token_opens_a_session() {
     let grid = Grid::start().await;
     let connect = async |token: &str, hello| {

@@ -47,6 +47,15 @@ async fn the_description_lists_every_route() {
             described.push((method.to_uppercase(), path.clone()));
         }
     }
+    for (path, method, responses) in api["paths"].as_object().unwrap().iter().flat_map(|(p, i)| {
+        let operations = i.as_object().unwrap().iter();
+        operations.map(move |(m, o)| (p, m, &o["responses"]))
+    }) {
+        for (status, response) in responses.as_object().unwrap() {
+            let said = response["description"].as_str().unwrap_or_default();
+            assert!(!said.is_empty(), "{method} {path} {status}");
+        }
+    }
     described.sort();
     let mut expect: Vec<(String, String)> = ROUTES
         .iter()

@@ -165,6 +165,14 @@ async fn asking_twice_makes_one_node() {
     );
     let third = keyed("k2", json!({"memory_limit_mb": 1})).await.expect(201);
     assert_ne!(first["id"], third["id"]);
+    // A restart in between changes nothing.
+    let grid = grid.restart().await;
+    let request = grid.request("POST", "/api/grid/spawn");
+    let request = request
+        .header("Idempotency-Key", "k1")
+        .json(&json!({"memory_limit_mb": 1}));
+    let again = grid.send(request).await.expect(201);
+    assert_eq!(first["id"], again["id"]);
     grid.end().await;
 }
 

@@ -174,13 +174,14 @@ async fn slow_readers_stop_their_logs_and_nothing_else() {
     let mut agent = Agent::join(&grid, "a").await;
     node(&grid, &mut agent).await;
     let mut stalled = Vec::new();
-    // Far more than the session's share of the connection, if logs could take it.
-    for _ in 0..32 {
+    // More than a connection's window is by default, if logs could take it all.
+    for _ in 0..20 {
         let opening = grid.follow("/api/grid/nodes/n1/logs?follow=true", None);
         let serving = async {
             let open = asked(&mut agent).await;
             let frame = v1::LogFrame {
                 request_id: open.request_id,
+                items: vec![line("first")],
                 ..v1::LogFrame::default()
             };
             push(&mut agent, vec![frame]).await
