@@ -186,6 +186,7 @@ impl Writer {
             let mut replies = Vec::new();
             let mut next = Some(first);
             self.recover();
+            self.failed.store(!self.disk.is_open(), Ordering::Release);
             while let Some(job) = next {
                 let mut tx = Tx::new(&self.book);
                 if let Some(reply) = job(&mut tx) {
@@ -199,7 +200,6 @@ impl Writer {
                     .flatten();
             }
             self.commit(&deltas, replies);
-            self.failed.store(!self.disk.is_open(), Ordering::Release);
         }
     }
 
@@ -228,6 +228,8 @@ impl Writer {
             if let Err(error) = self.disk.write(deltas) {
                 tracing::error!(error = %error.report().trim_end(), "a change could not be stored");
                 self.book = self.listener.book();
+                // Before the answers, so that whoever has one can see it.
+                self.failed.store(true, Ordering::Release);
                 if was_open {
                     self.doubtful = deltas.to_vec();
                 }
