@@ -1,7 +1,7 @@
 //! The supervisor of one life of a node: starts the program, asks after its health, starts it again by its policy,
 //! and ends it. It belongs to the world and not to an adapter, so that it goes on when the adapter is gone.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grid_platform_api::{
     Exit, Failure, FailureReason, Health, HealthProbe, MAIN_PORT, NodeId, NodeState, NodeUid,
@@ -49,7 +49,7 @@ impl Supervisor {
             };
             let pid = started.pid;
             let over = self.watch(started).await;
-            if !(self.store.has(Flaw::LeavesTheTree)) {
+            if !self.store.has(Flaw::LeavesTheTree) {
                 self.store.kernel.sweep(pid);
             }
             let mut end = match over {
@@ -250,7 +250,7 @@ impl Supervisor {
         }
     }
 
-    fn ports(&self) -> std::collections::BTreeMap<String, u16> {
+    fn ports(&self) -> BTreeMap<String, u16> {
         let disk = self.store.disk();
         disk.nodes
             .get(&self.id)
@@ -385,7 +385,7 @@ fn lay_down(run: &mut Run, state: NodeState) {
 /// What a program of this name does at its start: only the probe's arguments mean something here.
 fn actions_of(name: &str, argv: &[String], is_image: bool) -> Result<Vec<Action>, Failure> {
     let refused = |reason, words: &str| Err(Failure::new(reason, format!("`{name}` {words}")));
-    match Path::new(name).to_string_lossy().as_ref() {
+    match name {
         "memory:probe" => {
             let parsed: Result<Vec<Action>, String> =
                 argv.iter().map(|a| Action::parse(a)).collect();
