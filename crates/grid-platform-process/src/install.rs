@@ -20,6 +20,8 @@ use crate::{
 };
 
 const FILE: &str = "install.json";
+/// A file of this name beside it says that the copy shall be the one from now on.
+const ACCEPT: &str = "accept-copy";
 const VERSION: u32 = 1;
 /// How long a lock that is held is asked for again: a child that somebody else in this process forks holds
 /// copies of all descriptors until it executes.
@@ -76,7 +78,8 @@ impl Install {
 ///
 /// A state directory knows the file it was made as and its host. After it was copied (restored from a backup, moved to
 /// another disk or host), opening it fails with [`OwnedByOther`](ErrorKind::OwnedByOther): two agents with one install id
-/// would take each other's nodes for their own. When the former directory is not used any more, this makes the copy the one.
+/// would take each other's nodes for their own. When the former directory is not used any more, this makes the copy the one;
+/// so does a file named `accept-copy` in it, at the next opening.
 ///
 /// # Errors
 /// `StateLocked` while an adapter uses the directory; `Corrupt` when it is none; the system's refusals.
@@ -191,6 +194,12 @@ fn read(dir: &OwnedFd, bytes: &[u8], path: &Path) -> Result<Stored> {
         .cannot(format!("look at `{}/{FILE}`", path.display()))?
         .ino();
     if inode != stored.inode || machine_id() != stored.machine_id {
+        if files::open_at(dir, ACCEPT).is_ok() {
+            let stored = write(dir, stored, path)?;
+            files::remove_at(dir, ACCEPT)
+                .cannot(format!("delete `{}/{ACCEPT}`", path.display()))?;
+            return Ok(stored);
+        }
         return Err(error(
             ErrorKind::OwnedByOther,
             format!(
@@ -199,7 +208,7 @@ fn read(dir: &OwnedFd, bytes: &[u8], path: &Path) -> Result<Stored> {
             ),
         )
         .with_hint(format!(
-            "If the other one is not used any more, run `grid-agent accept-state {}`; if it is, delete this copy.",
+            "If the other one is not used any more, run `touch {}/{ACCEPT}` and start again; if it is, delete this copy.",
             path.display()
         )));
     }
@@ -279,6 +288,13 @@ mod tests {
         assert_eq!(kind(&copy), ErrorKind::OwnedByOther);
         accept_copied_state(&copy).unwrap();
         assert_eq!(Install::open(&copy).unwrap().owner, owner);
+
+        fs::copy(first.join(FILE), copy.join(FILE)).unwrap();
+        assert_eq!(kind(&copy), ErrorKind::OwnedByOther);
+        fs::write(copy.join(ACCEPT), "").unwrap();
+        assert_eq!(Install::open(&copy).unwrap().owner, owner);
+        assert!(!copy.join(ACCEPT).exists());
+        drop(Install::open(&copy).unwrap());
     }
 
     #[test]
