@@ -3,7 +3,10 @@
 use grid_platform_api::{Error, ErrorKind};
 use grid_proto::v1::{self, from_master::Message as Heard};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::mpsc,
+};
 
 use crate::support::{Agent, Grid, LONG, stream, with_token};
 
@@ -168,6 +171,22 @@ async fn a_reader_that_goes_ends_the_agents_call() {
     grid.end().await;
 }
 
+/// A reader that takes the answer's head and then nothing more, with little room in its socket.
+async fn stalled_reader(grid: &Grid, path: &str) -> tokio::net::TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = grid.http.trim_start_matches("http://").parse().unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let token = grid.token("admin");
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = [0; 15];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200 OK");
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_readers_stop_their_logs_and_nothing_else() {
     let grid = Grid::start().await;
@@ -176,7 +195,7 @@ async fn slow_readers_stop_their_logs_and_nothing_else() {
     let mut stalled = Vec::new();
     // More than a connection's window is by default, if logs could take it all.
     for _ in 0..20 {
-        let opening = grid.follow("/api/grid/nodes/n1/logs?follow=true", None);
+        let opening = stalled_reader(&grid, "/api/grid/nodes/n1/logs?follow=true");
         let serving = async {
             let open = asked(&mut agent).await;
             let frame = v1::LogFrame {
