@@ -283,3 +283,102 @@ async fn a_refusal_leaves_nothing_behind() {
     assert!(!place.node_dir("a").exists());
     assert_eq!(fs::read_dir(&place.config.data_path).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_dropped_is_mended_by_the_next() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let config = sh("a", SLEEP)
+        .port(0)
+        .ready(ReadyMode::Alive {
+            for_: Duration::from_millis(3),
+        })
+        .build()
+        .unwrap();
+    for round in 0..40_u64 {
+        let moment = Duration::from_micros(170 * round);
+        let spawn = platform.spawn_node(config.clone());
+        let spawned = tokio::time::timeout(moment, spawn).await.is_ok();
+        let moment = Duration::from_micros(170 * (39 - round));
+        match round % 3 {
+            0 => drop(tokio::time::timeout(moment, platform.stop_node(&id("a"))).await),
+            1 => {
+                let node = id("a");
+                let remove = platform.remove_node(&node, DataPolicy::Purge);
+                drop(tokio::time::timeout(moment, remove).await);
+            }
+            _ => {}
+        }
+        let node = platform.spawn_node(config.clone()).await;
+        let node = node.unwrap_or_else(|e| panic!("round {round}, spawned {spawned}: {e:?}"));
+        assert_eq!(node.state, NodeState::Running, "round {round}");
+        assert_eq!(
+            census(node.uid.as_str()),
+            [node.pid.unwrap()],
+            "round {round}"
+        );
+        match round % 2 {
+            0 => platform.stop_node(&id("a")).await.unwrap(),
+            _ => clean(&platform).await,
+        }
+        assert_eq!(census(node.uid.as_str()), [0; 0], "round {round}");
+    }
+    clean(&platform).await;
+    assert!(platform.list_data().await.unwrap().is_empty());
+    assert_eq!(fs::read_dir(&place.config.data_path).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn data_is_kept_listed_used_again_and_purged() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let config = sh("a", "echo x >> kept; exec sleep 1000").build().unwrap();
+    platform.spawn_node(config.clone()).await.unwrap();
+    let own = place.config.data_path.join("own");
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("mine"), "").unwrap();
+    let guest = sh("b", SLEEP).storage_path(&own).build().unwrap();
+    platform.spawn_node(guest).await.unwrap();
+    let inside = sh("c", SLEEP).storage_path(own.join("c")).build().unwrap();
+    let error = platform.spawn_node(inside).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict);
+
+    let data = platform.list_data().await.unwrap();
+    let shown: Vec<_> = data
+        .iter()
+        .map(|it| (it.node_id.as_str(), it.in_use, it.created_by_platform))
+        .collect();
+    assert_eq!(shown, [("a", true, true), ("b", true, false)]);
+    platform
+        .remove_node(&id("a"), DataPolicy::Keep)
+        .await
+        .unwrap();
+    platform
+        .remove_node(&id("b"), DataPolicy::Purge)
+        .await
+        .unwrap();
+    assert!(own.join("mine").exists(), "what was there is never deleted");
+
+    // Also when the list of it is lost, data at its usual place is found.
+    fs::remove_dir_all(place.config.state_dir.join("data")).unwrap();
+    drop(platform);
+    let platform = place.open().await;
+    let data = platform.list_data().await.unwrap();
+    assert_eq!(data.len(), 1);
+    assert_eq!((data[0].node_id.as_str(), data[0].in_use), ("a", false));
+    platform.spawn_node(config).await.unwrap();
+    eventually("both runs to be in the data", || {
+        fs::read_to_string(place.data("a").join("kept")).is_ok_and(|it| it == "x\nx\n")
+    })
+    .await;
+    platform
+        .remove_node(&id("a"), DataPolicy::Keep)
+        .await
+        .unwrap();
+    platform
+        .remove_node(&id("a"), DataPolicy::Purge)
+        .await
+        .unwrap();
+    assert!(!place.data("a").exists());
+    assert!(platform.list_data().await.unwrap().is_empty());
+}
