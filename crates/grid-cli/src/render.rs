@@ -276,3 +276,90 @@ impl Facts {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use insta::assert_snapshot;
+    use serde_json::json;
+
+    use super::*;
+
+    fn some_nodes() -> Vec<Node> {
+        serde_json::from_value(json!([
+            {
+                "id": "node-1", "agent": "agent-1", "platform": "process", "desired": "running", "state": "running",
+                "health": "healthy", "endpoint": "127.0.0.1:20001", "ports": {"main": 20001, "peer": 20002}, "pid": 4711,
+                "restarts": 2, "generation": 3, "observed_generation": 3, "data_path": "/data/node-1",
+                "labels": {"tier": "hot", "zone": "a"}, "started_at": "2026-01-01T00:00:00Z",
+            },
+            {
+                "id": "broken", "agent": "a-long-agent-name", "desired": "running", "state": "failed", "health": "starting",
+                "restarts": 0, "generation": 2, "observed_generation": 2,
+                "failure": {
+                    "reason": "exited", "message": "the program ended with exit code 1", "exit": {"code": 1},
+                    "log_tail": ["cannot read the disk", "giving up"],
+                },
+            },
+            {
+                "id": "leaving", "agent": "agent-1", "desired": "removed", "state": "stopping", "health": "unchecked",
+                "restarts": 0, "generation": 2, "observed_generation": 1,
+            },
+        ]))
+        .unwrap()
+    }
+
+    #[test]
+    fn nodes_as_tables() {
+        assert_snapshot!(nodes(&some_nodes(), false));
+        assert_snapshot!(nodes(&some_nodes(), true));
+        assert_snapshot!(nodes(&[], false));
+    }
+
+    #[test]
+    fn a_node_as_facts() {
+        let use_of_it: Usage = serde_json::from_value(json!({
+            "at": "2026-01-01T00:00:00Z", "cpu_time_ms": 1234, "memory_bytes": 5_000_000, "memory_limit_bytes": 268_435_456,
+            "disk_bytes": 42, "processes": 1,
+        }))
+        .unwrap();
+        let all = some_nodes();
+        assert_snapshot!(node(&all[0], Some(&use_of_it)));
+        assert_snapshot!(node(&all[1], None));
+        assert_snapshot!(usage(&use_of_it));
+    }
+
+    #[test]
+    fn agents_data_tokens_and_events() {
+        let some: Vec<Agent> = serde_json::from_value(json!([
+            {
+                "id": "agent-1", "state": "ready", "connected": true, "cordoned": true, "platform": "process",
+                "version": "0.1.0", "nodes": 3, "max_storage_nodes": 8, "labels": {"zone": "a"}, "memory_mb": 24105,
+                "cpu_millis": 2000, "install_id": "i", "last_seen": "2026-01-01T00:00:00Z",
+            },
+            {
+                "id": "agent-2", "state": "lost", "cordoned": false, "platform": "process", "version": "0.1.0", "nodes": 0,
+                "max_storage_nodes": 0, "labels": {}, "memory_mb": 0, "cpu_millis": 0, "install_id": "j",
+                "error": {"kind": "conflict", "message": "it is of another grid", "hint": "Give it a state of its own."},
+            },
+        ]))
+        .unwrap();
+        assert_snapshot!(agents(&some));
+        let some: Vec<Data> = serde_json::from_value(json!([
+            {"node": "n1", "agent": "a", "location": "/data/n1", "in_use": true, "created_by_platform": true, "bytes": 1536},
+            {"node": "n2", "agent": "a", "location": "/mine", "in_use": false, "created_by_platform": false},
+        ]))
+        .unwrap();
+        assert_snapshot!(data(&some));
+        let some: Vec<Token> = serde_json::from_value(json!([
+            {"id": "t1", "role": "agent", "created_at": "2026-01-01T00:00:00Z", "install_id": "i", "note": "of rack 3"},
+        ]))
+        .unwrap();
+        assert_snapshot!(tokens(&some));
+        let some: Event = serde_json::from_value(json!({
+            "id": 7, "at": "2026-01-01T00:00:00Z", "kind": "node.changed", "node": "n1", "agent": "a",
+            "message": "the node `n1` is\nrunning",
+        }))
+        .unwrap();
+        assert_snapshot!(event(&some));
+    }
+}

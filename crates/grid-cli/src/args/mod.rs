@@ -58,16 +58,18 @@ pub(crate) struct Global {
 /// How to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// Aligned columns.
     #[default]
     Table,
-    /// JSON.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a master, an agent and storage nodes on this host
+    ///
+    /// Stays in the foreground, shows what master and agent log, and starts either again when it ends. Ctrl-C takes the
+    /// grid down as `grid down` does: nodes, agent and master end, and the data stays. With `--detach` all this goes on
+    /// in the background until `grid down`. On a grid that is up already it only prints what there is.
     Up(UpArgs),
     /// Stop everything that `up` started; data stays unless `--purge` is given
     Down(DownArgs),

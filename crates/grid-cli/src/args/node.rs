@@ -112,6 +112,7 @@ pub(crate) struct NodeSettingsArgs {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Waiting")]
 pub(crate) struct WaitArgs {
     /// Return only when it is done: running and healthy, stopped, or gone
     #[arg(long)]

@@ -43,7 +43,7 @@ pub(crate) struct EventsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct TokenCreateArgs {
-    /// What it may do
+    /// What it may do: everything, look and change nothing, or be an agent
     #[arg(long, value_enum)]
     pub(crate) role: RoleArg,
     /// A note for people
@@ -54,11 +54,8 @@ pub(crate) struct TokenCreateArgs {
 /// [`Role`] as an argument.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum RoleArg {
-    /// Everything that people do.
     Admin,
-    /// Look, and change nothing.
     Read,
-    /// Be an agent.
     Agent,
 }
 

@@ -24,13 +24,13 @@ pub(super) async fn run(context: &Context, args: DownArgs) -> Result<()> {
             "note: there is no grid in `{}`",
             state.root().display()
         ));
-        return show(
-            context.format(),
-            &Ended {
+        return match context.format() {
+            Format::Table => Ok(()),
+            Format::Json => output::json(&Ended {
                 state_dir: state.root().to_owned(),
                 purged: args.purge,
-            },
-        );
+            }),
+        };
     }
     let spinner = Spinner::new("taking the grid down");
     let tell = |step: &str| spinner.say(step.to_owned());

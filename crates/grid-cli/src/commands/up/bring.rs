@@ -19,16 +19,28 @@ use crate::{
 const LISTENS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Whose supervisor it is that a grid is brought up by.
+pub(super) enum Supervisor {
+    /// One that this command started, in its own process or as this child: a master or an agent that ends at once
+    /// will not come up.
+    Own(Option<Child>),
+    /// One that was there: what ended just now, it starts again.
+    Found,
+}
+
 /// Waits for master and agent, makes the nodes that are missing, and waits for them.
-pub(super) async fn up(args: &UpArgs, state: &StateDir, child: Option<Child>) -> Result<Up> {
+pub(super) async fn up(args: &UpArgs, state: &StateDir, supervisor: Supervisor) -> Result<Up> {
     let deadline = Instant::now() + args.timeout;
     let in_time = |what: &str| late(args.timeout, what);
     let spinner = Spinner::new("starting master and agent");
+    let (child, patient) = match supervisor {
+        Supervisor::Own(child) => (child, false),
+        Supervisor::Found => (None, true),
+    };
     let connection = connect(state, child).await?;
-    let status = tokio::time::timeout_at(deadline, ready(state, connection))
+    let (status, addresses) = tokio::time::timeout_at(deadline, ready(state, connection, patient))
         .await
         .map_err(|_| in_time("master and agent are not up yet"))??;
-    let (status, addresses) = status;
     let client = local_client(state, &addresses)?;
     spinner.say("waiting for the agent to reach the master".to_owned());
     tokio::time::timeout_at(deadline, agent_ready(&client))
@@ -82,6 +94,7 @@ async fn connect(state: &StateDir, mut child: Option<Child>) -> Result<Connectio
 async fn ready(
     state: &StateDir,
     connection: Connection,
+    patient: bool,
 ) -> Result<(Status, crate::context::Addresses)> {
     let mut watch = connection.watch().await?;
     loop {
@@ -91,6 +104,7 @@ async fn ready(
         }
         match status.readiness() {
             Readiness::Ready(addresses) => return Ok((status, addresses)),
+            Readiness::Failed { .. } if patient => {}
             Readiness::NotYet => {}
             Readiness::Failed { child, how } => return Err(no_start(state, child, &how)),
         }

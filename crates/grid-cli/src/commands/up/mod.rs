@@ -9,6 +9,7 @@ use grid_client::{Client, Node, State};
 use grid_platform_api::{ErrorKind, Failure, FailureReason};
 use serde::Serialize;
 
+use bring::Supervisor;
 pub(super) use detach::supervise_detached;
 
 use crate::{
@@ -51,14 +52,14 @@ pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
             // The supervisor is a process of its own, which takes the lock for itself.
             drop(lock);
             let child = detach::start(context, args, &state)?;
-            let result = bring::up(args, &state, Some(child)).await;
+            let result = bring::up(args, &state, Supervisor::Own(Some(child))).await;
             match result {
                 Ok(up) => finish(context, args, &state, up),
                 Err(error) => Err(give_up(&state, error).await),
             }
         }
         None => {
-            let mut up = bring::up(args, &state, None).await?;
+            let mut up = bring::up(args, &state, Supervisor::Found).await?;
             output::note("note: the grid was up already");
             if let Some(fault) = up.fault.take() {
                 // It is not this command's doing.
@@ -103,7 +104,7 @@ async fn foreground(
     };
     tokio::select! {
         result = &mut supervisor => return ended(result),
-        up = bring::up(args, state, None) => match up {
+        up = bring::up(args, state, Supervisor::Own(None)) => match up {
             Ok(up) => {
                 if let Err(error) = finish(context, args, state, up) {
                     output::report(&error.report);

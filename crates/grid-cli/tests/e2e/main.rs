@@ -1,0 +1,16 @@
+//! The real `grid` command, run as people run it: each test has a state directory of its own, ports that the system
+//! chooses, and leaves no process behind, even when it fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a helper that cannot go on ends its test"
+)]
+
+mod agents;
+mod faults;
+mod foreground;
+mod main_job;
+mod redis;
+mod support;
