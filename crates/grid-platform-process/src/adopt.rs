@@ -24,7 +24,7 @@ use crate::{
     supervise::{self, Watched},
     sweep,
     sys::{exec::Child, files, proc},
-    translate::Shim,
+    translate::{self, Shim},
 };
 
 /// How many nodes are started at once when the state is opened.
@@ -106,7 +106,8 @@ fn decide(intent: &Intent, record: Option<&Record>, alive: bool, boot_id: &str) 
     };
     // A host that goes down asks every shim to stop: that is no wish of ours.
     let by_host = record.state == State::Stopped && record.boot_id != boot_id;
-    if record.state.is_final() && !by_host {
+    let on_trial = translate::ended_on_trial(intent, record);
+    if record.state.is_final() && !by_host && !on_trial {
         return Action::Rest;
     }
     match intent.config.restart.mode {
@@ -197,7 +198,7 @@ fn settle(inner: &Arc<Inner>, loaded: Loaded) -> Option<Start> {
             None
         }
         Action::Interrupt => {
-            let failure = crate::translate::interrupted();
+            let failure = translate::interrupted();
             lifecycle::give_up_start(inner, &node, failure);
             None
         }

@@ -15,7 +15,8 @@ use crate::{
 };
 
 impl Inner {
-    /// The monitor of a start says that its shim has ended.
+    /// The monitor of a start says that its shim has ended. What then is to be done waits for a spawn in flight, which
+    /// may decide otherwise.
     pub(crate) fn shim_ended(self: &Arc<Self>, node: &Arc<Node>, generation: u64) {
         self.learn(node, generation, |it| {
             it.shim = Shim::Gone;
@@ -47,13 +48,15 @@ impl Inner {
     }
 }
 
-/// Whether the node should run and its shim was killed.
+/// Whether the node should run, and its shim was killed or left it to a spawn that is not there any more.
 fn was_taken_down(now: &Situation, generation: u64) -> bool {
     !now.removed
         && now.shim == Shim::Gone
         && now.intent.generation == generation
         && now.intent.wants_running()
-        && !now.record().is_some_and(|it| it.state.is_final())
+        && !now
+            .record()
+            .is_some_and(|it| it.state.is_final() && !translate::ended_on_trial(&now.intent, it))
 }
 
 /// What the policy says of a shim's death: it counts as a failure of its node.
@@ -81,11 +84,13 @@ async fn take_up(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Resul
         return Ok(());
     }
     let restarts = now.record().map_or(now.intent.restarts, |it| it.restarts) + 1;
-    tracing::warn!(node = %node.id, "the supervisor of a node was killed");
-    inner.registry.update(node, |it| {
-        let failure = Failure::new(FailureReason::Interrupted, "its supervisor was killed");
-        it.last_failure = Some(failure);
-    });
+    if !now.record().is_some_and(|it| it.state.is_final()) {
+        tracing::warn!(node = %node.id, "the supervisor of a node was killed");
+        inner.registry.update(node, |it| {
+            let failure = Failure::new(FailureReason::Interrupted, "its supervisor was killed");
+            it.last_failure = Some(failure);
+        });
+    }
     let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
     let swept = blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await;
     if let Err(e) = swept {

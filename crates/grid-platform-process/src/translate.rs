@@ -16,7 +16,7 @@ use crate::{
     intent::{Goal, Intent},
     shared::{
         launch::{Launch, User},
-        policy::{Policy, Restart},
+        policy::{Next, Policy, Restart},
         record::{Record, State},
         words::Stage,
     },
@@ -265,6 +265,19 @@ fn ended(intent: &Intent, record: &Record) -> NodeState {
         },
         None => NodeState::Stopped { exit: exit(record) },
     }
+}
+
+/// Whether the program ended while its spawn was waiting for it, so that its shim left the rest to that call: alone,
+/// the policy would have started it again.
+pub(crate) fn ended_on_trial(intent: &Intent, record: &Record) -> bool {
+    let ran_ms = record.finished_ms.saturating_sub(record.started_ms);
+    let failed = exit(record).is_some_and(|it| !it.is_success());
+    record.state == State::Exited
+        && record.restarts == intent.restarts
+        && matches!(
+            policy(&intent.config).after(0, ran_ms, failed),
+            Next::Start { .. }
+        )
 }
 
 /// The failure of a node that its shim's end took with it.

@@ -305,3 +305,28 @@ fn a_launch_is_the_request_in_its_place() {
     assert!(!encoded.windows(6).any(|it| it == b"s3cret"));
     assert_eq!(Launch::decode(&encoded).unwrap(), launch);
 }
+
+#[test]
+fn an_end_on_trial_is_known_by_what_the_policy_would_have_done() {
+    let check = |mode: RestartMode, state, (exit_code, restarts), expect: bool| {
+        let intent = intent(builder().restart(mode).build().unwrap(), Goal::Running);
+        let record = Record {
+            exit_code: Some(exit_code),
+            restarts,
+            finished_ms: 1500,
+            ..recorded(state)
+        };
+        assert_eq!(
+            ended_on_trial(&intent, &record),
+            expect,
+            "{mode} {record:?}"
+        );
+    };
+    use RestartMode::{Always, Never, OnFailure};
+    check(OnFailure, State::Exited, (1, 0), true);
+    check(Always, State::Exited, (0, 0), true);
+    check(OnFailure, State::Exited, (0, 0), false);
+    check(Never, State::Exited, (1, 0), false);
+    check(OnFailure, State::Exited, (1, 3), false);
+    check(OnFailure, State::Stopped, (1, 0), false);
+}

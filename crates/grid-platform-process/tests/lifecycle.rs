@@ -382,3 +382,38 @@ async fn data_is_kept_listed_used_again_and_purged() {
     assert!(!place.data("a").exists());
     assert!(platform.list_data().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn a_spawn_that_nobody_waits_for_any_more_leaves_its_node_to_the_policy() {
+    let place = Place::new();
+    let mut platform = place.open().await;
+    for reopen in [false, true] {
+        let name = if reopen { "reopened" } else { "dropped" };
+        let config = sh(name, SLEEP)
+            .ready(ReadyMode::Alive {
+                for_: Duration::from_secs(60),
+            })
+            .build()
+            .unwrap();
+        let spawn = platform.spawn_node(config);
+        let node = tokio::select! {
+            biased;
+            node = wait_for(&platform, name, |it| it.state.is_running()) => node,
+            _ = spawn => panic!("it waits for a minute"),
+        };
+        if reopen {
+            drop(platform);
+            kill_9(node.pid.unwrap());
+            eventually("it is gone", || !exists(node.pid.unwrap())).await;
+            platform = place.open().await;
+        } else {
+            kill_9(node.pid.unwrap());
+        }
+        let node = wait_for(&platform, name, |it| {
+            it.restarts == 1 && it.state.is_running()
+        })
+        .await;
+        assert_eq!(census(node.uid.as_str()).len(), 1);
+    }
+    clean(&platform).await;
+}
