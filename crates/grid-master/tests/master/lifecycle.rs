@@ -274,3 +274,37 @@ async fn a_restart_keeps_wishes_and_what_was_seen() {
     assert_eq!(set.nodes[0].secrets["key"], b"hunter2");
     grid.end().await;
 }
+
+#[tokio::test]
+async fn a_tombstone_waits_for_its_agent_over_everything() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    grid.spawn(json!({"node_id": "n1"})).await.expect(201);
+    agent.obey().await;
+    grid.until_state("n1", "running").await;
+    let token = agent.token.clone();
+    drop(agent);
+    grid.until_state("n1", "unknown").await;
+    let path = "/api/grid/nodes/n1";
+    grid.call("DELETE", path, json!({})).await.expect(202);
+    // Until it is gone nothing else can be wished of it, and its id is taken.
+    grid.call("POST", &format!("{path}/start"), json!({}))
+        .await
+        .error(409);
+    grid.spawn(json!({"node_id": "n1"})).await.error(409);
+    // Its data may still be given up with it.
+    grid.call("DELETE", &format!("{path}?purge=true"), json!({}))
+        .await
+        .expect(202);
+
+    let grid = grid.restart().await;
+    let hello = crate::support::hello("a", "install-a");
+    let mut agent = Agent::connect(&grid, &token, hello).await.unwrap();
+    let seen = crate::support::observed("n1", json!({"phase": "running"}));
+    let set = agent.greet(vec![seen]).await;
+    assert_eq!(set.nodes[0].state(), v1::DesiredState::Removed);
+    assert_eq!(set.nodes[0].data(), v1::DataPolicy::Purge);
+    agent.applied("n1", set.nodes[0].generation).await;
+    grid.until(path, |a| a.status == 404).await;
+    grid.end().await;
+}
