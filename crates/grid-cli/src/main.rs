@@ -1,4 +1,4 @@
-//! The `grid` command: parses, runs, reports. What it does is in `commands`.
+#![doc = include_str!("../README.md")]
 
 mod args;
 mod commands;

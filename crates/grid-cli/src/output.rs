@@ -39,6 +39,20 @@ pub(crate) fn show<T: Serialize + ?Sized>(
     }
 }
 
+/// Writes a list: as a table by `text`, or as JSON. That it is empty is told to people, not to pipes.
+pub(crate) fn list<T: Serialize>(
+    format: Format,
+    items: &[T],
+    empty: &str,
+    text: impl FnOnce(&[T]) -> String,
+) -> Result<()> {
+    if format == Format::Table && items.is_empty() {
+        note(empty);
+        return Ok(());
+    }
+    show(format, items, text)
+}
+
 /// Writes a value as JSON.
 pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)

@@ -7,9 +7,6 @@ use crate::table::{Table, cell, labels, size};
 
 /// The nodes as a table.
 pub(crate) fn nodes(nodes: &[Node], wide: bool) -> String {
-    if nodes.is_empty() {
-        return "There are no nodes. `grid spawn` makes one.\n".to_owned();
-    }
     if wide {
         let mut table = Table::new([
             "ID", "AGENT", "PLATFORM", "STATE", "HEALTH", "ENDPOINT", "PID", "RESTARTS", "STARTED",
@@ -151,10 +148,6 @@ fn seconds(millis: u64) -> String {
 
 /// The agents as a table.
 pub(crate) fn agents(agents: &[Agent]) -> String {
-    if agents.is_empty() {
-        return "There are no agents. `grid up` starts one; `grid token create --role agent` lets another in.\n"
-            .to_owned();
-    }
     let mut table = Table::new([
         "ID",
         "STATE",
@@ -203,9 +196,6 @@ pub(crate) fn agents(agents: &[Agent]) -> String {
 
 /// Data as a table.
 pub(crate) fn data(data: &[Data]) -> String {
-    if data.is_empty() {
-        return "There is no data.\n".to_owned();
-    }
     let mut table = Table::new(["NODE", "AGENT", "IN USE", "SIZE", "LOCATION"]);
     for item in data {
         table.row([

@@ -4,7 +4,8 @@ use crate::{context::Context, error::Result, output, render};
 
 pub(super) async fn list(context: &Context) -> Result<()> {
     let agents = context.client()?.agents().await?;
-    output::show(context.format(), &agents, |agents| render::agents(agents))
+    let empty = "There are no agents. `grid up` starts one; `grid token create --role agent` lets another in.";
+    output::list(context.format(), &agents, empty, render::agents)
 }
 
 pub(super) async fn cordon(context: &Context, agent: &str) -> Result<()> {

@@ -12,7 +12,7 @@ pub(super) async fn run(context: &Context, command: &DataCommand) -> Result<()> 
     match command {
         DataCommand::Ls { agent } => {
             let data = client.data(agent.as_deref()).await?;
-            output::show(context.format(), &data, |data| render::data(data))
+            output::list(context.format(), &data, "There is no data.", render::data)
         }
         DataCommand::Purge { node, agent } => {
             let node = node_id(node)?;

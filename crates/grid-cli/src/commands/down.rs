@@ -56,6 +56,7 @@ pub(super) async fn take_down(
         Some(holder) => holder.open().map_err(fault)?,
         None => None,
     };
+    let supervised_here = holder.is_some_and(|holder| holder.pid == std::process::id());
     let Some(supervisor) = supervisor else {
         return Err(Error::new(
             ErrorKind::StateLocked,
@@ -69,6 +70,9 @@ pub(super) async fn take_down(
     match connect(state).await {
         Some(connection) => {
             let ended = connection.down(purge, tell).await;
+            if supervised_here {
+                return ended;
+            }
             // It has nothing left to do; what it holds is free when it is gone.
             tokio::time::timeout(PATIENCE, supervisor.ended())
                 .await

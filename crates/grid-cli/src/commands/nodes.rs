@@ -19,7 +19,11 @@ pub(super) async fn list(context: &Context, args: &NodesArgs) -> Result<()> {
         state: args.state.map(Into::into),
     };
     let nodes = context.client()?.nodes(&filter).await?;
-    output::show(context.format(), &nodes, |nodes| {
+    let empty = match nodes.is_empty() && filter == NodeFilter::default() {
+        true => "There are no nodes. `grid spawn` makes one.",
+        false => "There are no such nodes.",
+    };
+    output::list(context.format(), &nodes, empty, |nodes| {
         render::nodes(nodes, args.wide)
     })
 }

@@ -33,7 +33,12 @@ pub(super) async fn run(context: &Context, command: &TokenCommand) -> Result<()>
         }
         TokenCommand::Ls => {
             let tokens = client.tokens().await?;
-            output::show(context.format(), &tokens, |tokens| render::tokens(tokens))
+            output::list(
+                context.format(),
+                &tokens,
+                "There are no tokens.",
+                render::tokens,
+            )
         }
         TokenCommand::Rm { id } => {
             client.delete_token(id).await?;

@@ -92,6 +92,13 @@ fn a_taken_port_is_named_and_nothing_is_left_running() {
     );
     assert!(told.contains("hint: "), "{told}");
     assert_eq!(processes(&grid.state()), []);
+    // In the foreground too.
+    let told = grid.fails(&["up", "--http", &address, "--grpc", "127.0.0.1:0"], 1);
+    assert!(
+        told.contains("error: the master does not come up"),
+        "{told}"
+    );
+    assert_eq!(processes(&grid.state()), []);
 }
 
 #[test]

@@ -14,3 +14,4 @@ mod foreground;
 mod main_job;
 mod redis;
 mod support;
+mod tour;

@@ -176,7 +176,10 @@ fn text(report: &Report<'_>) -> String {
         report.grpc,
         pid(&report.agent),
         report.token_file.display(),
-        render::nodes(report.nodes, false),
+        match report.nodes {
+            [] => String::new(),
+            nodes => render::nodes(nodes, false),
+        },
     )
 }
 
