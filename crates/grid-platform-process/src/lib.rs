@@ -36,6 +36,8 @@ mod ready;
 #[cfg(target_os = "linux")]
 mod recover;
 #[cfg(target_os = "linux")]
+mod removal;
+#[cfg(target_os = "linux")]
 #[allow(dead_code, reason = "the shim uses the other half")]
 #[path = "../shim/shared/mod.rs"]
 mod shared;

@@ -25,7 +25,7 @@ use crate::{
     lifecycle, logs,
     node::{Node, Registry},
     ports::PortBook,
-    probe,
+    probe, removal,
     sys::{proc, users},
     usage, watch as events,
 };
@@ -220,7 +220,7 @@ impl Platform for ProcessPlatform {
 
     async fn remove_node(&self, node_id: &NodeId, data: DataPolicy) -> Result<()> {
         tag(
-            lifecycle::remove(&self.inner, node_id, data).await,
+            removal::remove(&self.inner, node_id, data).await,
             "remove_node",
             Some(node_id),
         )
@@ -247,7 +247,7 @@ impl Platform for ProcessPlatform {
     }
 
     async fn list_data(&self) -> Result<Vec<NodeData>> {
-        tag(lifecycle::list_data(&self.inner).await, "list_data", None)
+        tag(removal::list_data(&self.inner).await, "list_data", None)
     }
 
     async fn get_logs(&self, node_id: &NodeId, lines: usize) -> Result<Vec<String>> {
