@@ -190,7 +190,7 @@ pub(crate) struct LogsArgs {
     /// Go on with what is written later, until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// Begin at this time: RFC 3339, or an age such as 5m
+    /// Begin at this time or some lines before: RFC 3339, or an age such as 5m
     #[arg(long, value_name = "TIME", conflicts_with = "lines")]
     pub(crate) since: Option<String>,
 }
