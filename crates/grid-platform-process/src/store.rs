@@ -69,6 +69,8 @@ impl NodeDir {
     /// The intent.
     pub(crate) fn read_intent(&self) -> IntentRead {
         let bytes = match files::read_at(&self.fd, INTENT, INTENT_MAX) {
+            // A first one whose bytes did not outlive a loss of power: nothing was started by it.
+            Ok(bytes) if bytes.is_empty() => return IntentRead::Missing,
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return IntentRead::Missing,
             Err(e) => return IntentRead::Damaged(e.to_string()),
@@ -80,13 +82,20 @@ impl NodeDir {
         }
     }
 
-    /// Makes the first intent durable, and the directory with it. Nothing stands in its place that a torn one could take away.
+    /// Makes the first intent durable, and the directory with it. A loss of power in between may leave an empty one.
     pub(crate) fn write_first_intent(&self, nodes: impl AsFd, intent: &Intent) -> Result<()> {
         let context = format!("make the record of the node `{}`", intent.config.node_id);
         let bytes = serde_json::to_vec(intent)
             .map_err(io::Error::from)
             .cannot(&context)?;
-        files::write_new(&self.fd, INTENT, &bytes, 0o600, Durable::Yes).cannot(&context)?;
+        let temporary = "intent.json.tmp";
+        let write = || -> io::Result<()> {
+            let file = files::write_new(&self.fd, temporary, &bytes, 0o600, Durable::No)?;
+            // Under its name before it is synced, so that one commit of the journal takes both.
+            rustix::fs::renameat(&self.fd, temporary, &self.fd, INTENT)?;
+            file.sync_all()
+        };
+        write().cannot(&context)?;
         // Where the journal is one for all, these find that there is nothing left to do.
         files::sync(&self.fd)
             .and_then(|()| files::sync(nodes))

@@ -305,7 +305,7 @@ async fn victim() {
 #[tokio::test]
 async fn killed_at_any_instant_it_leaves_nothing_double_and_nothing_lost() {
     let place = Place::new();
-    for round in 0..12_u64 {
+    for round in 0..24_u64 {
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "victim"])
             .env(VICTIM, place.dir.path())
@@ -318,7 +318,7 @@ async fn killed_at_any_instant_it_leaves_nothing_double_and_nothing_lost() {
         })
         .await;
         // Another instant each time, from anywhere in its round.
-        tokio::time::sleep(Duration::from_millis(7 * round)).await;
+        tokio::time::sleep(Duration::from_micros(2_300 * round)).await;
         victim.kill().unwrap();
         victim.wait().unwrap();
 
