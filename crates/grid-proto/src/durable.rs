@@ -18,7 +18,7 @@ pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Makes `path` with `bytes` and mode 0600 as [`write`] does, unless it is there: `false` then, and it is left as it is.
+/// Makes `path` with `bytes` and mode 0600 as [`write()`] does, unless it is there: `false` then, and it is left as it is.
 ///
 /// # Errors
 /// Those of the file system.
