@@ -16,16 +16,17 @@ use grid_platform_api::{
     SpawnConfig, SpawnConfigBuilder, SpawnedNode, StopPolicy, StopSignal,
 };
 use grid_platform_process::{Allow, ProcessConfig, ProcessPlatform};
+use grid_platform_testing::HostPlace;
 
-/// A state and a data directory, removed with all processes of its nodes.
+/// A state and a data directory, removed with all processes of its nodes, also after a panic.
 pub(crate) struct Place {
-    pub(crate) dir: tempfile::TempDir,
+    pub(crate) dir: HostPlace,
     pub(crate) config: ProcessConfig,
 }
 
 impl Place {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = HostPlace::new().unwrap();
         let config = ProcessConfig {
             programs: Allow::Any,
             ..ProcessConfig::new(dir.path().join("state"), dir.path().join("data"))
