@@ -6,13 +6,17 @@ mod support;
 
 use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
-use grid_platform_api::{DataPolicy, ErrorKind, Platform, ReadyMode, RestartMode};
-use grid_platform_testing::{Fault, Faults};
+use grid_platform_api::{
+    DataPolicy, ErrorKind, Platform, PlatformExt, ReadyMode, RestartMode, SpawnedNode,
+};
+use grid_platform_testing::{Fault, Faults, eventually};
 use grid_proto::{
     report_from_json,
     v1::{self, from_agent::Message},
 };
-use support::{Agent, Scene, fence, id, probe, removed, running, server, settings, stopped};
+use support::{
+    Agent, PATIENCE, Scene, fence, id, probe, removed, running, server, settings, stopped,
+};
 
 #[tokio::test]
 async fn a_tombstone_is_done_told_and_forgotten() {
@@ -313,5 +317,39 @@ async fn nothing_is_done_that_is_not_on_disk() {
     session.done("n1", 2).await;
     session.done("n2", 1).await;
     assert_eq!((scene.alive("n1"), scene.alive("n2")), (0, 1));
+    agent.end().await;
+}
+
+#[tokio::test]
+async fn what_was_stopped_runs_again_and_what_ended_by_itself_does_not() {
+    let mut scene = Scene::new().await;
+    // One adapter for both: calls on one node are then serial.
+    let platform: Arc<dyn Platform> = Arc::new(scene.world.open());
+    let settings = settings(scene.state.path(), scene.master.address);
+    let agent = Agent::over(Arc::clone(&platform), settings);
+    let at = fence("g", 1, 1);
+    let mut session = scene.master.welcomed(&at).await;
+    let server = || server("n1").restart(RestartMode::Always);
+    // Ready when it has begun, and then it comes to its end.
+    let job = || probe("n2", &["say=done", "exit=0"]).ready(ReadyMode::Started);
+    session
+        .desire(&at, &[running(1, server()), running(1, job())])
+        .await;
+    session.done("n1", 1).await;
+    session.done("n2", 1).await;
+    let ended = |node: Option<&SpawnedNode>| node.is_some_and(|it| it.state.is_ended());
+    platform.wait_for(&id("n2"), PATIENCE, ended).await.unwrap();
+
+    for boots in 2..=4 {
+        platform.stop_node(&id("n1")).await.unwrap();
+        let again = async || {
+            let seen = (scene.alive("n1"), scene.boots("n1"));
+            Ok((seen == (1, boots)).then_some(()))
+        };
+        eventually(PATIENCE, "n1 to run again", again)
+            .await
+            .unwrap();
+    }
+    assert_eq!((scene.alive("n1"), scene.boots("n2")), (1, 1));
     agent.end().await;
 }

@@ -1,6 +1,8 @@
 //! A master that does what a test says, and an agent over a simulated host.
 
-use std::{future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, future::Future, net::SocketAddr, path::Path, sync::Arc, time::Duration,
+};
 
 use grid_agent::{Settings, run_with};
 use grid_platform_api::{NodeId, Platform, Program, SpawnConfig, SpawnConfigBuilder};
@@ -118,6 +120,7 @@ impl AgentLink for Service {
             authorization,
             to_agent,
             from_agent,
+            told: HashMap::new(),
         };
         self.sessions
             .send(session)
@@ -203,6 +206,8 @@ pub(crate) struct Session {
     pub(crate) authorization: Option<String>,
     to_agent: mpsc::Sender<Result<v1::FromMaster, Status>>,
     from_agent: Streaming<v1::FromAgent>,
+    /// What was acted on for good, so that nodes can be waited for in any order.
+    told: HashMap<(String, u64), v1::Applied>,
 }
 
 impl Session {
@@ -254,11 +259,16 @@ impl Session {
         what: &str,
         mut wanted: impl FnMut(Message) -> Option<T>,
     ) -> T {
-        let from_agent = &mut self.from_agent;
+        let (from_agent, told) = (&mut self.from_agent, &mut self.told);
         let reading = async {
             loop {
                 let message = from_agent.message().await.unwrap();
                 let message = message.unwrap_or_else(|| panic!("the agent ended before {what}"));
+                if let Some(Message::Applied(it)) = &message.message
+                    && it.r#final
+                {
+                    told.insert((it.node_id.clone(), it.generation), it.clone());
+                }
                 if let Some(found) = message.message.and_then(&mut wanted) {
                     return found;
                 }
@@ -276,6 +286,9 @@ impl Session {
 
     /// Until the generation was acted on for good.
     pub(crate) async fn applied(&mut self, node: &str, generation: u64) -> v1::Applied {
+        if let Some(told) = self.told.get(&(node.to_owned(), generation)) {
+            return told.clone();
+        }
         self.until(
             &format!("{node} at generation {generation}"),
             |message| match message {
