@@ -302,9 +302,10 @@ fn refusal(status: Status) -> Error {
         Some((message, hint)) => (message, Some(hint)),
         None => (status.message(), None),
     };
-    let message = match message.trim() {
-        "" => format!("the master ended the session: {}", status.code()),
-        message => message.to_owned(),
+    let message = match (kind, message.trim()) {
+        (_, "") => format!("the session with the master ended: {}", status.code()),
+        (ErrorKind::Unavailable, words) => format!("the session with the master ended: {words}"),
+        (_, words) => words.to_owned(),
     };
     let error = Error::new(kind, message).with_retryable(kind == ErrorKind::Unavailable);
     match theirs.or(hint) {
