@@ -1,6 +1,10 @@
 //! The parts that this command is made of: master, agent and storage server, with the settings that `grid up` gives them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::unix::process::parent_id,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use grid_platform_api::{Check, ErrorKind};
 use tokio::signal::unix::{SignalKind, signal};
@@ -41,7 +45,7 @@ pub(crate) fn log_to_stderr(context: &Context) {
 /// Runs a master until SIGTERM or SIGINT.
 pub(crate) async fn master(context: &Context, args: MasterChildArgs) -> Result<()> {
     log_to_stderr(context);
-    let _lock = hold(args.run_lock.as_deref())?;
+    let _lock = hold(args.run_lock.as_deref()).await?;
     let mut settings = grid_master::Settings::new(args.dir);
     settings.http = args.http;
     settings.grpc = args.grpc;
@@ -53,7 +57,7 @@ pub(crate) async fn master(context: &Context, args: MasterChildArgs) -> Result<(
 /// Runs an agent until SIGTERM or SIGINT; its nodes go on.
 pub(crate) async fn agent(context: &Context, args: AgentChildArgs) -> Result<()> {
     log_to_stderr(context);
-    let _lock = hold(args.run_lock.as_deref())?;
+    let _lock = hold(args.run_lock.as_deref()).await?;
     let mut settings = agent_settings(&args.dir, &args.data, &args.agent_id, &own_path()?);
     settings.agent.master_host = args.grpc.to_string();
     settings.agent.token_file = context.global.token_file.clone();
@@ -103,16 +107,35 @@ fn agent_settings(dir: &Path, data: &Path, agent_id: &str, exe: &Path) -> grid_a
     settings
 }
 
-fn hold(path: Option<&Path>) -> Result<Option<RunLock>> {
+/// Registers this process as its supervisor's child.
+///
+/// A child whose supervisor was killed before this point ends here: the next supervisor may have looked already for
+/// what was left, and would not know of it.
+async fn hold(path: Option<&Path>) -> Result<Option<RunLock>> {
+    /// Such a child may hold the lock for a moment before it ends.
+    const PATIENCE: Duration = Duration::from_secs(2);
     let Some(path) = path else { return Ok(None) };
-    match RunLock::take(path)? {
-        Some(lock) => Ok(Some(lock)),
-        None => Err(Error::new(
-            ErrorKind::StateLocked,
-            format!("another process holds `{}`", path.display()),
-        )
-        .with_hint("`grid down` ends what is left of an earlier `grid up`.")),
+    let deadline = Instant::now() + PATIENCE;
+    let lock = loop {
+        match RunLock::take(path)? {
+            Some(lock) => break lock,
+            None if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            None => {
+                return Err(Error::new(
+                    ErrorKind::StateLocked,
+                    format!("another process holds `{}`", path.display()),
+                )
+                .with_hint("`grid down` ends what is left of an earlier `grid up`."));
+            }
+        }
+    };
+    let supervisor = RunLock::holder(&path.with_file_name("supervisor.lock"))?;
+    if supervisor.is_none_or(|holder| holder.pid != parent_id()) {
+        return Err(Error::failed("the supervisor that started this is gone"));
     }
+    Ok(Some(lock))
 }
 
 /// Completes at SIGTERM or SIGINT, which are caught from now on.

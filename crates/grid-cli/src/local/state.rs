@@ -92,6 +92,7 @@ impl StateDir {
                 })
         };
         make(&self.root, 0o755)?;
+        let _turn = self.lock_root()?;
         if !self.exists() {
             self.refuse_strangers()?;
             self.write_marker(false)?;
@@ -102,6 +103,16 @@ impl StateDir {
             make(&self.root.join(private), 0o700)?;
         }
         Ok(())
+    }
+
+    /// Keeps others who prepare the directory waiting; what one is making is nothing strange to the next.
+    fn lock_root(&self) -> Result<fs::File> {
+        let lock = || {
+            let root = fs::File::open(&self.root)?;
+            rustix::fs::flock(&root, rustix::fs::FlockOperation::LockExclusive)?;
+            Ok(root)
+        };
+        lock().map_err(|error: io::Error| Error::io("lock the directory", &self.root, &error))
     }
 
     fn refuse_strangers(&self) -> Result<()> {
@@ -148,6 +159,7 @@ impl StateDir {
 
     /// Notes that the first nodes were made.
     pub(crate) fn set_nodes_made(&self) -> Result<()> {
+        let _turn = self.lock_root()?;
         self.write_marker(true)
     }
 
@@ -202,6 +214,21 @@ mod tests {
         let error = StateDir::new(dir.path().into()).prepare().unwrap_err();
         assert_eq!(error.report.kind, ErrorKind::OwnedByOther);
         assert!(dir.path().join("data").exists());
+    }
+
+    #[test]
+    fn many_can_prepare_it_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("grid"));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    state.prepare().unwrap();
+                    state.set_nodes_made().unwrap();
+                });
+            }
+        });
+        assert!(state.nodes_made().unwrap());
     }
 
     #[test]

@@ -67,6 +67,41 @@ fn up_is_idempotent_and_makes_nodes_that_are_asked_for() {
 }
 
 #[test]
+fn several_ups_at_once_make_one_grid() {
+    let grid = Grid::new();
+    let ups: Vec<_> = (0..4)
+        .map(|_| {
+            grid.command(&[
+                "up",
+                "-d",
+                "--nodes",
+                "1",
+                "--http",
+                "127.0.0.1:0",
+                "--grpc",
+                "127.0.0.1:0",
+            ])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+        })
+        .collect();
+    for up in ups {
+        let output = up.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", crate::support::told(&output));
+    }
+    let parts = |what: &str| {
+        let all = processes(&grid.state());
+        all.iter().filter(|(_, text)| text.contains(what)).count()
+    };
+    assert_eq!(
+        ["__supervise", "__master", "__agent", " storage "].map(parts),
+        [1; 4]
+    );
+}
+
+#[test]
 fn a_taken_port_is_named_and_nothing_is_left_running() {
     let grid = Grid::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
