@@ -67,30 +67,28 @@ pub(super) async fn take_down(
         )
         .with_hint("Try again in a moment."));
     };
-    match connect(state).await {
-        Some(connection) => {
-            let ended = connection.down(purge, tell).await;
-            if supervised_here {
-                return ended;
-            }
+    let answer = match connect(state).await {
+        Some(connection) => connection.down(purge, tell).await.transpose(),
+        None => None,
+    };
+    if let Some(ended) = answer {
+        if !supervised_here {
             // It has nothing left to do; what it holds is free when it is gone.
             tokio::time::timeout(PATIENCE, supervisor.ended())
                 .await
                 .ok();
-            ended
         }
-        None => {
-            tell("ending a supervisor that does not answer");
-            supervisor.end(PATIENCE).await.map_err(fault)?;
-            let Some(_lock) = RunLock::take(&path)? else {
-                return Err(Error::new(
-                    ErrorKind::StateLocked,
-                    format!("`{}` was started again meanwhile", state.root().display()),
-                ));
-            };
-            bring_down(state, &parts::own_path()?, Keepers::default(), purge, tell).await
-        }
+        return ended;
     }
+    tell("ending a supervisor that does not answer");
+    supervisor.end(PATIENCE).await.map_err(fault)?;
+    let Some(_lock) = RunLock::take(&path)? else {
+        return Err(Error::new(
+            ErrorKind::StateLocked,
+            format!("`{}` was started again meanwhile", state.root().display()),
+        ));
+    };
+    bring_down(state, &parts::own_path()?, Keepers::default(), purge, tell).await
 }
 
 /// A supervisor that has just started listens soon.

@@ -96,23 +96,22 @@ impl Connection {
         Ok(Watch(self))
     }
 
-    /// Asks for the end and tells every step.
+    /// Asks for the end and tells every step; `None` when the supervisor is gone before it was done.
     pub(crate) async fn down(
         mut self,
         purge: bool,
         mut step: impl FnMut(&str),
-    ) -> Result<super::Ended> {
-        self.send(&Request::Down { purge }).await.map_err(lost)?;
+    ) -> Result<Option<super::Ended>> {
+        if self.send(&Request::Down { purge }).await.is_err() {
+            return Ok(None);
+        }
         loop {
             match self.receive::<Answer>().await.map_err(lost)? {
                 Some(Answer::Step(text)) => step(&text),
-                Some(Answer::Done(ended)) => return Ok(ended),
+                Some(Answer::Done(ended)) => return Ok(Some(ended)),
                 Some(Answer::Failed(report)) => return Err((*report).into()),
                 Some(Answer::Status(_)) => {}
-                None => {
-                    return Err(Error::failed("the supervisor ended before it was done")
-                        .with_hint("`grid down` again takes over from it."));
-                }
+                None => return Ok(None),
             }
         }
     }

@@ -46,27 +46,41 @@ struct Part {
 pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
     let state = context.state()?;
     state.prepare()?;
-    match RunLock::take(&state.lock("supervisor"))? {
-        Some(lock) if !args.detach => foreground(context, args, &state, lock).await,
-        Some(lock) => {
-            // The supervisor is a process of its own, which takes the lock for itself.
-            drop(lock);
-            let child = detach::start(context, args, &state)?;
-            let result = bring::up(args, &state, Supervisor::Own(Some(child))).await;
-            match result {
-                Ok(up) => finish(context, args, &state, up),
-                Err(error) => Err(give_up(&state, error).await),
-            }
+    // A supervisor that is there now may be gone a moment later; then it is this command's turn.
+    for _ in 0..3 {
+        if let Some(lock) = RunLock::take(&state.lock("supervisor"))? {
+            return start(context, args, &state, lock).await;
         }
-        None => {
-            let mut up = bring::up(args, &state, Supervisor::Found).await?;
-            output::note("note: the grid was up already");
-            if let Some(fault) = up.fault.take() {
-                // It is not this command's doing.
-                output::note(&format!("note: {fault}"));
+        match bring::up(args, &state, Supervisor::Found).await {
+            Ok(mut up) => {
+                output::note("note: the grid was up already");
+                if let Some(fault) = up.fault.take() {
+                    // It is not this command's doing.
+                    output::note(&format!("note: {fault}"));
+                }
+                return finish(context, args, &state, up);
             }
-            finish(context, args, &state, up)
+            Err(_) if RunLock::take(&state.lock("supervisor"))?.is_some() => {}
+            Err(error) => return Err(error),
         }
+    }
+    Err(Error::new(
+        ErrorKind::StateLocked,
+        format!("supervisors of `{}` come and go", state.root().display()),
+    )
+    .with_hint("Another command starts and ends them; try again when it is done."))
+}
+
+async fn start(context: &Context, args: &UpArgs, state: &StateDir, lock: RunLock) -> Result<()> {
+    if !args.detach {
+        return foreground(context, args, state, lock).await;
+    }
+    // The supervisor is a process of its own, which takes the lock for itself.
+    drop(lock);
+    let child = detach::start(context, args, state)?;
+    match bring::up(args, state, Supervisor::Own(Some(child))).await {
+        Ok(up) => finish(context, args, state, up),
+        Err(error) => Err(give_up(state, error).await),
     }
 }
 
