@@ -1,7 +1,7 @@
 //! Starting a node's shim.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CStr, CString, OsStr},
     fs,
     io::{self, Write},
     os::{
@@ -10,7 +10,8 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result};
@@ -28,7 +29,7 @@ use crate::{
     platform::Inner,
     supervise::{self, Watched},
     sys::{
-        exec::{self, Descriptors},
+        exec::{self, Child, Descriptors},
         files::{self, Durable},
         users::{self, Account},
     },
@@ -37,6 +38,9 @@ use crate::{
 
 /// The shim, as the build script made it.
 static SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/sutra-grid-shim"));
+
+/// How long a shim that somebody has open for writing is tried again.
+const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The shim where it can be executed.
 pub(crate) struct ShimFile {
@@ -149,17 +153,14 @@ pub(crate) fn start(
     let name = CString::new(id.native_name())
         .map_err(io::Error::other)
         .cannot(&context)?;
-    let child = exec::spawn(
-        &inner.shim.path,
-        &[c"sutra-grid-shim", &name],
-        &Descriptors {
-            null: &inner.shim.null,
-            lock: &lock,
-            report: &their_report,
-            dir: dir.fd(),
-        },
-    )
-    .cannot(&context)?;
+    let descriptors = Descriptors {
+        null: &inner.shim.null,
+        lock: &lock,
+        report: &their_report,
+        dir: dir.fd(),
+    };
+    let child = spawn_patiently(&inner.shim.path, &[c"sutra-grid-shim", &name], &descriptors)
+        .cannot(&context)?;
     // The shim has its own copies now.
     drop((lock, their_report));
     let generation = intent.generation;
@@ -174,6 +175,24 @@ pub(crate) fn start(
         },
     );
     Ok(())
+}
+
+/// Starts a program that this process may have written a moment ago: a child that another thread was just forking holds
+/// the descriptor by which it was written until it executes, and so long the system refuses to execute the program.
+fn spawn_patiently(
+    program: &CStr,
+    args: &[&CStr],
+    descriptors: &Descriptors<'_>,
+) -> io::Result<Child> {
+    let until = Instant::now() + BUSY_PATIENCE;
+    loop {
+        match exec::spawn(program, args, descriptors) {
+            Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(2));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Who the node runs as; `None`: as the adapter does.
@@ -254,6 +273,31 @@ fn search_path(config: &ProcessConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_is_open_for_writing_is_tried_again() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("true");
+        fs::copy("/bin/true", &file).unwrap();
+        let writer = fs::OpenOptions::new().append(true).open(&file).unwrap();
+        let dir = files::open_dir(place.path()).unwrap();
+        let null = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+        let descriptors = Descriptors {
+            null: &null,
+            lock: &null,
+            report: &null,
+            dir: &dir,
+        };
+        let program = CString::new(file.as_os_str().as_bytes()).unwrap();
+        let busy = exec::spawn(&program, &[c"true"], &descriptors).unwrap_err();
+        assert_eq!(busy.raw_os_error(), Some(libc::ETXTBSY));
+        let closing = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            drop(writer);
+        });
+        spawn_patiently(&program, &[c"true"], &descriptors).unwrap();
+        closing.join().unwrap();
+    }
 
     #[test]
     fn programs_are_allowed_by_path_or_name() {

@@ -417,3 +417,31 @@ async fn a_spawn_that_nobody_waits_for_any_more_leaves_its_node_to_the_policy() 
     }
     clean(&platform).await;
 }
+
+#[test]
+fn many_platforms_start_nodes_at_once_in_one_process() {
+    // Each writes its own shim while the others start theirs: no fork of one may stand in the way of another.
+    let work = |number: usize| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            for round in 0..3 {
+                let place = Place::new();
+                let platform = place.open().await;
+                let node = platform
+                    .spawn_node(sh("a", SLEEP).build().unwrap())
+                    .await
+                    .unwrap_or_else(|e| panic!("{number}.{round}: {}", e.report()));
+                assert!(node.pid.is_some());
+                clean(&platform).await;
+            }
+        });
+    };
+    std::thread::scope(|scope| {
+        for number in 0..12 {
+            scope.spawn(move || work(number));
+        }
+    });
+}
