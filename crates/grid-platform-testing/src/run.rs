@@ -16,6 +16,9 @@ const CASE_LIMIT: Duration = Duration::from_secs(90);
 /// How long all of a case's nodes may take to be removed.
 const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 
+/// How many cases share a processor.
+const CASES_PER_PROCESSOR: usize = 6;
+
 /// A test program of the suite: `fn main() -> ExitCode` of a target with `harness = false`.
 pub struct Suite {
     harnesses: Vec<Arc<dyn Harness>>,
@@ -47,8 +50,10 @@ impl Suite {
     ///
     /// A case that does not bind a platform is reported as ignored, with what it needs before its name; so is every
     /// case of a harness whose platform is not there.
+    /// Without `--test-threads` as many cases run at once as is quick where they wait rather than compute.
     pub fn run(self) -> ExitCode {
-        let arguments = Arguments::from_args();
+        let mut arguments = Arguments::from_args();
+        arguments.test_threads.get_or_insert_with(at_once);
         match self.trials() {
             Ok(trials) => libtest_mimic::run(&arguments, trials).exit_code(),
             Err(failed) => {
@@ -76,6 +81,12 @@ impl Suite {
         }
         Ok(trials)
     }
+}
+
+/// How many cases run at once unless the command line says so: most of them wait.
+fn at_once() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    processors.saturating_mul(CASES_PER_PROCESSOR)
 }
 
 fn trial(harness: &Arc<dyn Harness>, case: &'static Case, survey: &Outcome<Survey>) -> Trial {

@@ -99,3 +99,26 @@ async fn a_place_that_is_dropped_leaves_nothing() {
     assert_eq!(node.wait().unwrap().code(), None, "killed");
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn a_probe_that_is_told_to_end_answers_first_whatever_else_it_is_asked() {
+    let place = HostPlace::new().unwrap();
+    for round in 0..10 {
+        let port = free_port();
+        let data = place.state().join(format!("d{round}"));
+        let mut node = start(&data, "n1", port, &[]);
+        assert_eq!(asked(port, "boot").await, "1");
+        // As a health check does: it connects, and hangs up.
+        let others = async {
+            loop {
+                drop(tokio::net::TcpStream::connect(("127.0.0.1", port)).await);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            answer = probe::ask("127.0.0.1", port, "exit=3") => drop(answer.unwrap()),
+            () = others => {}
+        }
+        assert_eq!(node.wait().unwrap().code(), Some(3));
+    }
+}
