@@ -11,6 +11,7 @@ use std::{
     process::{Output, Stdio},
 };
 
+use grid_platform_testing::HostPlace;
 use support::{Master, fence, id, running, soon};
 use tokio::process::{Child, Command};
 
@@ -164,8 +165,8 @@ async fn a_platform_that_is_not_there_ends_the_program() {
 #[tokio::test]
 async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
     let mut master = Master::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("agent");
+    let place = HostPlace::new().unwrap();
+    let state = place.path().join("agent");
     let address = master.address.to_string();
     let allow = "SUTRA_AGENT__STORAGE__PROGRAMS";
     let start = || {
@@ -251,13 +252,14 @@ async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
     );
     assert!(!state.join("data").join(id("n1").native_name()).exists());
     assert!(!state.join("data/n1").exists());
+    place.clean_up().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
     let mut master = Master::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let state = dir.path().join("agent");
+    let place = HostPlace::new().unwrap();
+    let state = place.path().join("agent");
     let address = master.address.to_string();
     let probe = grid_platform_testing::probe_path().unwrap();
     let start = || {
@@ -313,4 +315,5 @@ async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
         "{}",
         text(&removed.stderr)
     );
+    place.clean_up().await.unwrap();
 }
