@@ -151,7 +151,8 @@ pub enum State {
     Stopped,
     /// It is not running and nothing will start it again by itself; `failure` or `error` says why.
     Failed,
-    /// Its agent is lost; how it is cannot be known. Nothing is started elsewhere.
+    /// Its agent is lost, or has not told yet since it or the master was started; how the node is cannot be known.
+    /// Nothing is started elsewhere.
     Unknown,
 }
 
@@ -184,7 +185,8 @@ pub struct Node {
     pub desired: Desired,
     /// How it is.
     pub state: State,
-    /// `unchecked`, `starting`, `healthy` or `unhealthy`.
+    /// `unchecked`, `starting`, `healthy` or `unhealthy`; `unchecked` too for a node that does not run, or of which
+    /// that is not known.
     pub health: String,
     /// What the health check last said, when it is unhealthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]

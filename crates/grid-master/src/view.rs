@@ -1,7 +1,7 @@
 //! From what is wished and what was seen to what people are shown. Pure.
 
 use grid_client::{Agent, AgentState, Desired, Node, State, Token};
-use grid_platform_api::{Exit, Failure, NodeId, NodeState};
+use grid_platform_api::{Exit, Failure, NodeId, NodeState, SpawnedNode};
 
 use crate::store::row::{AgentRow, NodeRow, Seen, TokenRow, Wish};
 
@@ -17,9 +17,9 @@ pub(crate) struct Glance {
     pub(crate) error: Option<String>,
 }
 
-/// How a node is, as far as the master knows.
-pub(crate) fn state(wish: Option<&NodeRow>, seen: Option<&Seen>, lost: bool) -> State {
-    if lost {
+/// How a node is, as far as the master knows; `unknown` when what was seen is of the past.
+pub(crate) fn state(wish: Option<&NodeRow>, seen: Option<&Seen>, unknown: bool) -> State {
+    if unknown {
         return State::Unknown;
     }
     let observed = seen.and_then(|s| s.node.as_ref()).map(|n| &n.state);
@@ -58,16 +58,30 @@ pub(crate) fn state(wish: Option<&NodeRow>, seen: Option<&Seen>, lost: bool) -> 
     }
 }
 
+/// What was seen of a node's program, as long as it is there as far as anyone knows: only then it has a process and a
+/// health.
+fn alive(seen: Option<&Seen>, unknown: bool) -> Option<&SpawnedNode> {
+    let ended = |n: &SpawnedNode| {
+        matches!(
+            n.state,
+            NodeState::Stopped { .. } | NodeState::Failed { .. }
+        )
+    };
+    seen.and_then(|s| s.node.as_ref())
+        .filter(|n| !unknown && !ended(n))
+}
+
 /// The little of a node whose change is an event.
-pub(crate) fn glance(row: &NodeRow, seen: Option<&Seen>, lost: bool) -> Glance {
+pub(crate) fn glance(row: &NodeRow, seen: Option<&Seen>, unknown: bool) -> Glance {
     let node = seen.and_then(|s| s.node.as_ref());
+    let alive = alive(seen, unknown);
     Glance {
-        state: state(Some(row), seen, lost),
-        health: node.map_or("unchecked", |n| n.health.as_str()).to_owned(),
+        state: state(Some(row), seen, unknown),
+        health: alive.map_or("unchecked", |n| n.health.as_str()).to_owned(),
         restarts: node.map_or(0, |n| n.restarts),
         generation: row.generation,
         observed_generation: seen.map_or(0, |s| s.applied.acted),
-        pid: node.and_then(|n| n.pid),
+        pid: alive.and_then(|n| n.pid),
         error: seen
             .and_then(|s| s.applied.error.as_ref())
             .map(|e| e.message.clone()),
@@ -81,14 +95,15 @@ pub(crate) fn node(
     platform: Option<&str>,
     wish: Option<&NodeRow>,
     seen: Option<&Seen>,
-    lost: bool,
+    unknown: bool,
 ) -> Node {
     let observed = seen.and_then(|s| s.node.as_ref());
+    let alive = alive(seen, unknown);
     let applied = seen.map(|s| &s.applied);
     let generation = wish.map_or(0, |r| r.generation);
     let spec = wish.and_then(|r| r.spec.as_ref());
     let (failure, exit) = observed.map_or((None, None), |n| endings(&n.state, &n.last_failure));
-    let (health, health_message) = match observed.map(|n| &n.health) {
+    let (health, health_message) = match alive.map(|n| &n.health) {
         Some(grid_platform_api::Health::Unhealthy { message }) => {
             ("unhealthy", Some(message.clone()))
         }
@@ -107,14 +122,14 @@ pub(crate) fn node(
             Some(Wish::Removed { .. }) => Desired::Removed,
             None => Desired::Unmanaged,
         },
-        state: state(wish, seen, lost),
+        state: state(wish, seen, unknown),
         health: health.to_owned(),
         health_message,
         endpoint: observed
             .and_then(|n| n.endpoint.as_ref())
             .map(ToString::to_string),
         ports: observed.map(|n| n.ports.clone()).unwrap_or_default(),
-        pid: observed.and_then(|n| n.pid),
+        pid: alive.and_then(|n| n.pid),
         restarts: observed.map_or(0, |n| n.restarts),
         generation,
         observed_generation: applied.map_or(0, |a| a.acted),
@@ -197,7 +212,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use grid_platform_api::{
-        Error, ErrorKind, FailureReason, Program, SpawnConfig, SpawnedNode, Timestamp,
+        Error, ErrorKind, FailureReason, Health, Program, SpawnConfig, Timestamp,
     };
 
     use super::*;
@@ -292,6 +307,38 @@ mod tests {
         assert_eq!(state(Some(&row(gone)), None, false), State::Stopping);
         check(gone, Some(Running), fine(1), State::Stopping);
         check(gone, Some(exited()), bad(2, false), State::Stopping);
+    }
+
+    #[test]
+    fn only_a_program_that_is_there_has_a_process_and_a_health() {
+        let id = NodeId::new("n1").unwrap();
+        let row = row(Wish::Running);
+        let check = |state: NodeState, unknown, expect: (Option<u32>, &str)| {
+            let mut node = spawned(state.clone());
+            node.pid = Some(7);
+            node.health = Health::Starting;
+            let seen = Seen {
+                node: Some(node),
+                managed: true,
+                applied: AppliedRow::default(),
+            };
+            let shown = super::node(&id, "a", None, Some(&row), Some(&seen), unknown);
+            assert_eq!((shown.pid, shown.health.as_str()), expect, "{state:?}");
+            let glance = glance(&row, Some(&seen), unknown);
+            assert_eq!((glance.pid, glance.health.as_str()), expect, "{state:?}");
+        };
+        for state in [NodeState::Pending, NodeState::Running, NodeState::Stopping] {
+            check(state.clone(), false, (Some(7), "starting"));
+            check(state, true, (None, "unchecked"));
+        }
+        let failure = Failure::new(FailureReason::Exited, "x");
+        for state in [
+            NodeState::Stopped { exit: None },
+            NodeState::Failed { failure },
+        ] {
+            check(state.clone(), false, (None, "unchecked"));
+            check(state, true, (None, "unchecked"));
+        }
     }
 
     #[test]

@@ -49,6 +49,9 @@ struct Inner {
 struct Live {
     session: Option<Arc<Session>>,
     lost: bool,
+    /// It has told which nodes it has: in its session, or in the last one if it was missed for less than it takes to
+    /// be lost. Without that, what was seen is of the past.
+    told: bool,
     /// When the last session was heard last.
     heard: Option<Timestamp>,
     seen: HashMap<NodeId, Arc<Seen>>,
@@ -65,8 +68,30 @@ impl Inner {
         self.live.get(agent).is_none_or(|l| l.lost)
     }
 
+    /// Whether nobody can say how a node of the agent is now.
+    fn unknown(&self, agent: &str, id: &NodeId) -> bool {
+        match self.live.get(agent) {
+            Some(live) if live.told => false,
+            // What is wished and was never seen is on its way.
+            Some(live) if !live.lost && !live.seen.contains_key(id) => self
+                .wish_of(agent, id)
+                .is_none_or(|row| row.wish != Wish::Running),
+            _ => true,
+        }
+    }
+
     fn platform(&self, agent: &str) -> Option<&Arc<AgentRow>> {
         self.book.agents.get(agent)
+    }
+
+    /// The agent of a session, unless a newer session speaks for it now.
+    fn speaks_for(&mut self, session: &Arc<Session>) -> Option<&mut Live> {
+        let live = self.live.get_mut(&session.agent)?;
+        let current = live
+            .session
+            .as_ref()
+            .is_some_and(|s| Arc::ptr_eq(s, session));
+        current.then_some(live)
     }
 
     /// The wish for a node, if it is a wish of this agent.
@@ -76,7 +101,8 @@ impl Inner {
 }
 
 impl Grid {
-    /// The grid as the store has it: agents are given the time until they count as lost to be heard again.
+    /// The grid as the store has it: agents are given the time until they count as lost to be heard again, and how
+    /// their nodes are is unknown until they have told.
     pub(crate) fn new(
         book: Book,
         seen: HashMap<NodeId, SeenRow>,
@@ -109,7 +135,7 @@ impl Grid {
         };
         for row in inner.book.nodes.values() {
             let seen = inner.seen(&row.agent, &row.id);
-            let glance = view::glance(row, seen.map(|s| &**s), inner.lost(&row.agent));
+            let glance = view::glance(row, seen.map(|s| &**s), inner.unknown(&row.agent, &row.id));
             inner.glances.insert(row.id.clone(), glance);
         }
         Self {
@@ -140,7 +166,7 @@ impl Grid {
             return;
         };
         let seen = inner.seen(&row.agent, id).map(|s| &**s);
-        let glance = view::glance(row, seen, inner.lost(&row.agent));
+        let glance = view::glance(row, seen, inner.unknown(&row.agent, &row.id));
         let before = inner.glances.get(id);
         if before == Some(&glance) {
             return;

@@ -7,17 +7,21 @@ use grid_proto::Observation;
 
 use super::{Grid, Inner};
 use crate::{
+    link::Session,
     store::row::{AppliedRow, Seen, SeenRow},
     view,
 };
 
 impl Grid {
-    /// All nodes of an agent: what is not among them is not there.
-    pub(crate) fn observe_all(&self, agent: &str, nodes: Vec<Observation>) {
+    /// All nodes of a session's agent: what is not among them is not there. The first time in its session the agent
+    /// counts as connected, and how its nodes are is known again.
+    pub(crate) fn observe_all(&self, session: &Arc<Session>, nodes: Vec<Observation>) {
+        let agent = session.agent.as_str();
         let mut inner = self.inner();
-        let Some(live) = inner.live.get(agent) else {
+        let Some(live) = inner.speaks_for(session) else {
             return;
         };
+        let first = !std::mem::replace(&mut live.told, true);
         let listed: HashSet<&NodeId> = nodes.iter().map(|o| &o.node.node_id).collect();
         let gone: Vec<NodeId> = live
             .seen
@@ -31,11 +35,19 @@ impl Grid {
         for observation in nodes {
             self.observe_in(&mut inner, agent, observation);
         }
+        if first {
+            let message = format!("the agent `{agent}` is connected");
+            self.tell("agent.ready", None, Some(agent), None, message);
+            self.look_at_all(&mut inner, agent);
+        }
     }
 
-    /// One node of an agent is new or changed.
-    pub(crate) fn observe(&self, agent: &str, observation: Observation) {
-        self.observe_in(&mut self.inner(), agent, observation);
+    /// One node of a session's agent is new or changed.
+    pub(crate) fn observe(&self, session: &Arc<Session>, observation: Observation) {
+        let mut inner = self.inner();
+        if inner.speaks_for(session).is_some() {
+            self.observe_in(&mut inner, &session.agent, observation);
+        }
     }
 
     fn observe_in(&self, inner: &mut Inner, agent: &str, observation: Observation) {
@@ -47,8 +59,12 @@ impl Grid {
     }
 
     /// A node's record is gone from its platform.
-    pub(crate) fn gone(&self, agent: &str, id: &NodeId, uid: &str) {
+    pub(crate) fn gone(&self, session: &Arc<Session>, id: &NodeId, uid: &str) {
+        let agent = session.agent.as_str();
         let mut inner = self.inner();
+        if inner.speaks_for(session).is_none() {
+            return;
+        }
         let is_this = inner
             .seen(agent, id)
             .and_then(|s| s.node.as_ref())
@@ -62,13 +78,17 @@ impl Grid {
     /// A generation was acted on. `true` when it was a tombstone, and is done.
     pub(crate) fn applied(
         &self,
-        agent: &str,
+        session: &Arc<Session>,
         id: &NodeId,
         generation: u64,
         error: Option<ErrorReport>,
         is_final: bool,
     ) -> bool {
+        let agent = session.agent.as_str();
         let mut inner = self.inner();
+        if inner.speaks_for(session).is_none() {
+            return false;
+        }
         let Some(row) = inner.wish_of(agent, id).cloned() else {
             return false;
         };
@@ -86,7 +106,7 @@ impl Grid {
                 is_final,
             };
         });
-        done && row.wish.is_removed() && generation >= row.generation
+        done && row.wish.is_removed() && generation == row.generation
     }
 
     /// Changes what was seen of a node, and tells it if it shows.

@@ -20,7 +20,7 @@ impl Grid {
         live.session.as_ref().map(|s| s.install_id.clone())
     }
 
-    /// A session has begun: it takes the place of an older one.
+    /// A session has begun: it takes the place of an older one. How the agent's nodes are is unknown until it has told.
     pub(crate) fn connect(&self, agent: &str, session: &Arc<Session>) {
         let mut inner = self.inner();
         let live = inner.live.entry(agent.to_owned()).or_default();
@@ -28,34 +28,22 @@ impl Grid {
             older.end();
         }
         live.lost = false;
+        // Not told as events: it tells in a moment, and most nodes are as they were.
+        live.told = false;
         live.refused = None;
         live.heard = Some(Timestamp::now());
         self.metrics.sessions.inc();
-        self.tell(
-            "agent.ready",
-            None,
-            Some(agent),
-            None,
-            format!("the agent `{agent}` is connected"),
-        );
-        self.look_at_all(&mut inner, agent);
     }
 
     /// A session has ended. `true` when the agent has no other by now.
-    pub(crate) fn disconnect(&self, agent: &str, session: &Arc<Session>) -> bool {
+    pub(crate) fn disconnect(&self, session: &Arc<Session>) -> bool {
         let mut inner = self.inner();
-        let Some(live) = inner.live.get_mut(agent) else {
+        let Some(live) = inner.speaks_for(session) else {
             return false;
         };
-        let current = live
-            .session
-            .as_ref()
-            .is_some_and(|s| Arc::ptr_eq(s, session));
-        if current {
-            live.heard = Some(session.heard());
-            live.session = None;
-        }
-        current
+        live.heard = Some(session.heard());
+        live.session = None;
+        true
     }
 
     /// Shows an agent as lost that has no session and was not heard after `since`. `false` when it is not so, or is
@@ -69,6 +57,7 @@ impl Grid {
                     && live.heard.is_none_or(|heard| heard <= since) =>
             {
                 live.lost = true;
+                live.told = false;
             }
             _ => return false,
         }

@@ -114,7 +114,7 @@ impl Grid {
         known.filter(|id| inner.lost(id)).cloned().collect()
     }
 
-    /// How the node is, by what was last seen of it even when its agent is lost.
+    /// How the node is, by what was last seen of it even when that is of the past.
     pub(crate) fn last_state(&self, row: &NodeRow) -> State {
         let inner = self.inner();
         let seen = inner.seen(&row.agent, &row.id);
@@ -147,7 +147,7 @@ struct Parts {
     row: Option<Arc<NodeRow>>,
     seen: Option<Arc<Seen>>,
     platform: Option<Arc<AgentRow>>,
-    lost: bool,
+    unknown: bool,
 }
 
 impl Parts {
@@ -158,7 +158,7 @@ impl Parts {
             self.platform.as_ref().map(|a| a.info.platform.as_str()),
             self.row.as_deref(),
             self.seen.as_deref(),
-            self.lost,
+            self.unknown,
         )
     }
 }
@@ -170,7 +170,7 @@ fn parts(inner: &Inner, agent: &str, id: &NodeId, row: Option<&Arc<NodeRow>>) ->
         row: row.cloned(),
         seen: inner.seen(agent, id).cloned(),
         platform: inner.platform(agent).cloned(),
-        lost: inner.lost(agent),
+        unknown: inner.unknown(agent, id),
     }
 }
 
@@ -196,8 +196,7 @@ fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {
     view::agent(
         row,
         inner.lost(&row.id),
-        live.and_then(|l| l.session.as_ref())
-            .is_some_and(|s| s.has_reported()),
+        live.is_some_and(|l| l.session.is_some() && l.told),
         nodes,
         heard,
         live.and_then(|l| l.refused.clone()),

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -38,8 +38,6 @@ pub(crate) struct Session {
     next_question: AtomicU64,
     /// Unix time in milliseconds.
     heard: AtomicI64,
-    /// It has told which nodes it has.
-    reported: AtomicBool,
     pub(crate) ended: CancellationToken,
 }
 
@@ -52,19 +50,8 @@ impl Session {
             questions: Mutex::new(HashMap::new()),
             next_question: AtomicU64::new(1),
             heard: AtomicI64::new(Timestamp::now().as_millisecond()),
-            reported: AtomicBool::new(false),
             ended: CancellationToken::new(),
         }
-    }
-
-    /// Notes that the agent has told which nodes it has, and that it was taken in.
-    fn report(&self) {
-        self.reported.store(true, Ordering::Release);
-    }
-
-    /// Whether the agent has told which nodes it has.
-    pub(crate) fn has_reported(&self) -> bool {
-        self.reported.load(Ordering::Acquire)
     }
 
     /// Notes that the agent was heard now.

@@ -362,17 +362,13 @@ async fn read(app: Arc<App>, session: Arc<Session>, mut inbound: Streaming<v1::F
         }
     }
     session.end();
-    if app.grid.disconnect(&session.agent, &session) {
+    if app.grid.disconnect(&session) {
         let deadline = session.heard() + app.settings.lost_after;
         app.watch_for_loss(session.agent.clone(), deadline);
     }
 }
 
 fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
-    // A newer session of the agent speaks for it now.
-    if session.ended.is_cancelled() {
-        return;
-    }
     let agent = session.agent.as_str();
     let observation = |wire: v1::NodeObserved| match Observation::try_from(wire) {
         Ok(observation) => Some(observation),
@@ -384,17 +380,16 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
     match message {
         from_agent::Message::Observed(all) => {
             let nodes = all.nodes.into_iter().filter_map(observation).collect();
-            app.grid.observe_all(agent, nodes);
-            session.report();
+            app.grid.observe_all(session, nodes);
         }
         from_agent::Message::Node(node) => {
             if let Some(observation) = observation(node) {
-                app.grid.observe(agent, observation);
+                app.grid.observe(session, observation);
             }
         }
         from_agent::Message::Gone(gone) => {
             if let Ok(id) = NodeId::new(gone.node_id) {
-                app.grid.gone(agent, &id, &gone.uid);
+                app.grid.gone(session, &id, &gone.uid);
             }
         }
         from_agent::Message::Applied(applied) => {
@@ -405,7 +400,7 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
             let generation = applied.generation;
             if app
                 .grid
-                .applied(agent, &id, generation, error, applied.r#final)
+                .applied(session, &id, generation, error, applied.r#final)
             {
                 let task = app.clone();
                 app.tasks

@@ -16,9 +16,17 @@ async fn a_silent_agent_is_lost_and_found_again() {
     agent.fall_silent();
     grid.until_state("n1", "unknown").await;
     let shown = grid.get("/api/grid/agents/a").await.expect(200);
-    assert_eq!(shown["state"], "lost");
-    // What is known of it stays to be seen.
-    assert_eq!(grid.node("n1").await["endpoint"], "127.0.0.1:31000");
+    assert_eq!(
+        (&shown["state"], &shown["connected"]),
+        (&json!("lost"), &json!(false))
+    );
+    // What stays with the node stays to be seen; what only holds while it runs does not.
+    let node = grid.node("n1").await;
+    assert_eq!(node["endpoint"], "127.0.0.1:31000");
+    assert_eq!(
+        (&node["pid"], &node["health"]),
+        (&json!(null), &json!("unchecked"))
+    );
     let refused = grid.spawn(json!({"node_id": "n2"})).await;
     assert_eq!(
         refused.error(503),
@@ -40,7 +48,9 @@ async fn a_silent_agent_is_lost_and_found_again() {
         )])
         .await;
     assert_eq!(set.nodes[0].state(), v1::DesiredState::Stopped);
-    let shown = grid.get("/api/grid/agents/a").await.expect(200);
+    let shown = grid
+        .until("/api/grid/agents/a", |a| a.body["connected"] == true)
+        .await;
     assert_eq!(shown["state"], "ready");
     let kinds: Vec<String> = grid
         .get("/api/grid/events?follow=false")

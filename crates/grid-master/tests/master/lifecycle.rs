@@ -263,15 +263,34 @@ async fn a_restart_keeps_wishes_and_what_was_seen() {
         .await;
     let token = agent.token.clone();
     let grid = grid.restart().await;
-    // Until it counts as lost the agent has time to be heard again.
-    let after = grid.node("n1").await;
-    assert_eq!(before, after);
+    // Until the agent has told, what was seen before is shown as what it is: of the past.
+    let unknown = {
+        let mut node = before.clone();
+        node["state"] = json!("unknown");
+        node["pid"] = json!(null);
+        node
+    };
+    assert_eq!(before["pid"], 42);
+    assert_eq!(grid.node("n1").await, unknown);
+    let connected = async || {
+        let agent = grid.get("/api/grid/agents/a").await.expect(200);
+        assert_eq!(agent["state"], "ready");
+        agent["connected"] == true
+    };
+    assert!(!connected().await);
     let mut agent = Agent::connect(&grid, &token, super::support::hello("a", "install-a"))
         .await
         .unwrap();
-    let set = agent.greet(vec![]).await;
+    // A session alone says nothing of its nodes.
+    assert_eq!(grid.node("n1").await, unknown);
+    assert!(!connected().await);
+    let running = crate::support::observed("n1", json!({"phase": "running"}));
+    let set = agent.greet(vec![running]).await;
     assert_eq!(set.nodes.len(), 1);
     assert_eq!(set.nodes[0].secrets["key"], b"hunter2");
+    grid.until("/api/grid/agents/a", |a| a.body["connected"] == true)
+        .await;
+    assert_eq!(grid.node("n1").await, before);
     grid.end().await;
 }
 

@@ -274,6 +274,8 @@ impl Agent {
             .await
             .unwrap();
         joined.greet(Vec::new()).await;
+        let path = format!("/api/grid/agents/{agent}");
+        grid.until(&path, |a| a.body["connected"] == true).await;
         joined
     }
 
