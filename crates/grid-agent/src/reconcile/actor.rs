@@ -9,7 +9,7 @@ use std::{
 use grid_platform_api::{
     Error, ErrorKind, ErrorReport, NodeEvent, NodeId, Platform, Result, SpawnedNode,
 };
-use grid_proto::{Fence, Observation, Want};
+use grid_proto::{Fence, Observation, Want, Wish};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::{self, AbortHandle, JoinError, JoinSet},
@@ -21,6 +21,7 @@ use super::{
     Change, Command, Outbox, Refused,
     decide::{Action, decide},
     settle::{KeepPorts, Settled, settle},
+    watch::Told,
 };
 use crate::{
     backoff::Backoff,
@@ -53,6 +54,8 @@ pub(super) struct Actor {
     observed: BTreeMap<NodeId, SpawnedNode>,
     /// Whether the platform has told of all its nodes.
     synced: bool,
+    /// Whether the platform's events were lost since.
+    away: bool,
     /// A session waits to be told of everything.
     resend: bool,
     tasks: JoinSet<Settled>,
@@ -68,13 +71,17 @@ pub(super) struct Actor {
 
 /// A node's call in flight.
 struct Running {
-    generation: u64,
+    /// What it was begun for. A generation alone does not say: a restored store, or a new node under an old name, may
+    /// count the same again.
+    wish: Wish,
+    /// Whether the platform's events told of the node meanwhile. They end with its state as it is; what the call saw
+    /// may be older.
+    told: bool,
     abort: AbortHandle,
 }
 
-/// A node's failures in a row.
+/// The failures in a row of a node's newest wish.
 struct Tries {
-    generation: u64,
     failures: u32,
     again_at: Instant,
     report: ErrorReport,
@@ -115,6 +122,7 @@ impl Actor {
             fence,
             observed: BTreeMap::new(),
             synced: false,
+            away: false,
             resend: false,
             tasks: JoinSet::new(),
             running: HashMap::new(),
@@ -129,7 +137,7 @@ impl Actor {
     pub(super) async fn run(
         mut self,
         mut commands: mpsc::Receiver<Command>,
-        mut events: mpsc::Receiver<NodeEvent>,
+        mut events: mpsc::Receiver<Told>,
         shutdown: CancellationToken,
     ) {
         loop {
@@ -137,7 +145,7 @@ impl Actor {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(command) = commands.recv() => self.command(command),
-                Some(event) = events.recv() => self.event(event),
+                Some(told) = events.recv() => self.told(told),
                 Some(request) = self.keep_ports.1.recv() => self.keep(request),
                 Some(ended) = self.tasks.join_next_with_id() => self.ended(ended),
                 () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => self.wake(),
@@ -146,8 +154,8 @@ impl Actor {
             while let Ok(command) = commands.try_recv() {
                 self.command(command);
             }
-            while let Ok(event) = events.try_recv() {
-                self.event(event);
+            while let Ok(told) = events.try_recv() {
+                self.told(told);
             }
             while let Ok(request) = self.keep_ports.1.try_recv() {
                 self.keep(request);
@@ -211,6 +219,9 @@ impl Actor {
             if self.desired.nodes.get(&id).map(|entry| &entry.wish) != Some(&wish) {
                 let new = !self.desired.nodes.contains_key(&id);
                 self.desired.accept(wish);
+                // What failed, or did not last, was another wish's.
+                self.tries.remove(&id);
+                self.respawns.remove(&id);
                 self.turn.dirty = true;
                 if new {
                     self.tell(&id);
@@ -255,16 +266,25 @@ impl Actor {
         }
     }
 
+    fn told(&mut self, told: Told) {
+        match told {
+            Told::Event(event) => self.event(event),
+            Told::Away => self.away = true,
+        }
+    }
+
     fn event(&mut self, event: NodeEvent) {
         match event {
             NodeEvent::Snapshot { nodes } => {
-                if !self.synced {
+                if !self.synced || self.away {
                     self.synced = true;
+                    self.away = false;
                     // Whatever kept the platform away is over: nobody waits out a back-off for it.
                     self.tries
                         .values_mut()
                         .for_each(|it| it.again_at = Instant::now());
                 }
+                self.running.values_mut().for_each(|it| it.told = true);
                 let seen: BTreeSet<_> = nodes.iter().map(|node| node.node_id.clone()).collect();
                 let known = self.observed.values();
                 let gone: Vec<_> = known
@@ -277,8 +297,12 @@ impl Actor {
                 nodes.into_iter().for_each(|node| self.see(node));
                 self.turn.touched.extend(self.desired.nodes.keys().cloned());
             }
-            NodeEvent::Changed { node } => self.see(*node),
+            NodeEvent::Changed { node } => {
+                self.told_of(&node.node_id);
+                self.see(*node);
+            }
             NodeEvent::Removed { node_id, uid } => {
+                self.told_of(&node_id);
                 // An older incarnation's end says nothing about the one that is there.
                 if self
                     .observed
@@ -289,6 +313,12 @@ impl Actor {
                 }
             }
             NodeEvent::Resync { reason } => tracing::debug!(reason, "the platform lost events"),
+        }
+    }
+
+    fn told_of(&mut self, id: &NodeId) {
+        if let Some(running) = self.running.get_mut(id) {
+            running.told = true;
         }
     }
 
@@ -333,27 +363,24 @@ impl Actor {
     fn ended(&mut self, ended: Result<(task::Id, Settled), JoinError>) {
         let (task, settled) = match ended {
             Ok((task, settled)) => (task, Some(settled)),
+            Err(error) if error.is_cancelled() => (error.id(), None),
             Err(error) => {
-                if !error.is_cancelled() {
-                    tracing::error!(%error, "acting on a node failed in an unforeseen way");
-                }
-                (error.id(), None)
+                tracing::error!(%error, "acting on a node failed in an unforeseen way");
+                (error.id(), Some(Settled::broken_off()))
             }
         };
         let Some(id) = self.owners.remove(&task) else {
             return;
         };
-        self.running.remove(&id);
         self.turn.touched.insert(id.clone());
-        match settled {
-            Some(settled) => self.settled(&id, settled),
-            None if self.desired.nodes.contains_key(&id) => {}
-            None => drop(self.tries.remove(&id)),
+        if let (Some(running), Some(settled)) = (self.running.remove(&id), settled) {
+            self.settled(&id, running, settled);
         }
     }
 
-    fn settled(&mut self, id: &NodeId, settled: Settled) {
+    fn settled(&mut self, id: &NodeId, running: Running, settled: Settled) {
         match &settled.observed {
+            _ if running.told => {}
             Ok(Some(node)) => self.see(node.clone()),
             Ok(None) => self.unsee(id),
             Err(_) => {}
@@ -361,10 +388,10 @@ impl Actor {
         let Some(entry) = self.desired.nodes.get_mut(id) else {
             return;
         };
-        let generation = settled.generation;
-        if entry.wish.generation != generation {
+        if entry.wish != running.wish {
             return;
         }
+        let generation = entry.wish.generation;
         let done = |error: Option<ErrorReport>| Some(Applied { generation, error });
         match settled.failure() {
             None => {
@@ -389,7 +416,7 @@ impl Actor {
             }
             Some((error, false)) => {
                 let report = error.to_report();
-                let before = self.tries.get(id).filter(|it| it.generation == generation);
+                let before = self.tries.get(id);
                 let failures = before.map_or(1, |it| it.failures.saturating_add(1));
                 let wait = BACKOFF.wait(failures);
                 if before.is_some_and(|it| it.report.message == report.message) {
@@ -398,7 +425,6 @@ impl Actor {
                     tracing::warn!(node = %id, kind = %error.kind(), %error, hint = error.hint(), ?wait, "failed, trying again");
                 }
                 let tries = Tries {
-                    generation,
                     failures,
                     again_at: Instant::now() + wait,
                     report,
@@ -423,13 +449,17 @@ impl Actor {
 
     /// When something is due by time alone.
     fn next_wake(&self) -> Option<Instant> {
+        // Until the desired set is on disk nothing is done, whatever is due.
+        if self.turn.save_at.is_some() {
+            return self.turn.save_at;
+        }
         let now = Instant::now();
         let tries = self.tries.iter().map(|(id, it)| (id, it.again_at));
         // One that is over says nothing: the node may be well.
         let respawns = self.respawns.iter().map(|(id, it)| (id, it.again_at));
         let waits = tries.chain(respawns.filter(|(_, at)| *at > now));
         let waits = waits.filter(|(id, _)| self.synced && !self.running.contains_key(*id));
-        waits.map(|(_, at)| at).chain(self.turn.save_at).min()
+        waits.map(|(_, at)| at).min()
     }
 
     fn wake(&mut self) {
@@ -483,7 +513,7 @@ impl Actor {
         };
         let generation = entry.wish.generation;
         match (&entry.applied, self.tries.get(id)) {
-            (_, Some(tries)) if tries.generation == generation => {
+            (_, Some(tries)) => {
                 let report = Some(&tries.report);
                 self.outbox.applied(id.as_str(), generation, report, false);
             }
@@ -514,7 +544,7 @@ impl Actor {
         let entry = self.desired.nodes.get(id);
         if let Some(running) = self.running.get(id) {
             // The latest wish wins: what was begun for another is dropped, and its end brings us here again.
-            if entry.map(|it| it.wish.generation) != Some(running.generation) {
+            if entry.map(|it| &it.wish) != Some(&running.wish) {
                 running.abort.abort();
             }
             return;
@@ -523,11 +553,12 @@ impl Actor {
             return;
         };
         if decide(Some(entry), self.observed.get(id)) == Action::Leave {
+            // It came right by itself, and nothing is to be tried again.
+            self.tries.remove(id);
             return;
         }
-        let generation = entry.wish.generation;
         let now = Instant::now();
-        let tries = self.tries.get(id).filter(|it| it.generation == generation);
+        let tries = self.tries.get(id);
         let respawns = self.respawns.get(id).filter(|_| entry.is_applied());
         let waits = [tries.map(|it| it.again_at), respawns.map(|it| it.again_at)];
         if waits.into_iter().flatten().any(|at| at > now) {
@@ -537,7 +568,15 @@ impl Actor {
         let act = settle(platform, entry.clone(), self.keep_ports.0.clone());
         let abort = self.tasks.spawn(act);
         self.owners.insert(abort.id(), id.clone());
-        let running = Running { generation, abort };
+        let running = Running {
+            wish: entry.wish.clone(),
+            told: false,
+            abort,
+        };
         self.running.insert(id.clone(), running);
     }
 }
+
+#[cfg(test)]
+#[path = "actor_tests.rs"]
+mod tests;

@@ -15,8 +15,6 @@ use crate::desired::Entry;
 /// What came of acting on a node.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    /// The generation that was acted on.
-    pub(crate) generation: u64,
     /// What was done.
     pub(crate) action: Action,
     /// The node as it was last seen; an error when it could not be looked at.
@@ -26,6 +24,16 @@ pub(crate) struct Settled {
 }
 
 impl Settled {
+    /// Acting on the node came to no end of its own.
+    pub(crate) fn broken_off() -> Self {
+        let message = "acting on the node failed in an unforeseen way";
+        Self {
+            action: Action::Leave,
+            observed: Err(unseen()),
+            result: Err(Error::new(ErrorKind::Internal, message).with_retryable(true)),
+        }
+    }
+
     /// Why it did not work, and whether trying the same again is of no use.
     pub(crate) fn failure(&self) -> Option<(&Error, bool)> {
         let error = self.result.as_ref().err()?;
@@ -68,12 +76,10 @@ pub(crate) async fn settle(
     entry: Entry,
     keep_ports: mpsc::Sender<KeepPorts>,
 ) -> Settled {
-    let generation = entry.wish.generation;
     let limit = SLACK + asked_for(&entry.wish.want);
     match tokio::time::timeout(limit, act(platform, entry, keep_ports)).await {
         Ok(settled) => settled,
         Err(_) => Settled {
-            generation,
             action: Action::Leave,
             observed: Err(unseen()),
             result: Err(Error::new(
@@ -109,7 +115,6 @@ async fn act(
 ) -> Settled {
     let node_id = entry.wish.node_id.clone();
     let settled = |action, observed, result| Settled {
-        generation: entry.wish.generation,
         action,
         observed,
         result,
@@ -303,7 +308,6 @@ mod tests {
         let check = |action, error: Error, expect| {
             let kind = error.kind();
             let settled = Settled {
-                generation: 1,
                 action,
                 observed: Ok(None),
                 result: Err(error),
