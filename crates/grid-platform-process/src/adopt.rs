@@ -14,7 +14,7 @@ use crate::{
     install::Install,
     intent::Intent,
     launch::ShimFile,
-    lifecycle::{self, blocking},
+    lifecycle::{self, blocking, in_turn},
     node::{Registry, Situation},
     platform::{Inner, Turns},
     ports::PortBook,
@@ -142,7 +142,18 @@ pub(crate) async fn open(
     stream::iter(starts)
         .for_each_concurrent(STARTS, |start| {
             let inner = Arc::clone(&inner);
-            async move { recover::start_again(&inner, &start.node, start.restarts).await }
+            async move {
+                let turn = inner.turns.take(&start.node.id).await;
+                let start = blocking(move || {
+                    in_turn(turn, || {
+                        recover::start_again(&inner, &start.node, start.restarts)
+                    });
+                    Ok(())
+                });
+                if let Err(e) = start.await {
+                    tracing::warn!(error = %e, "a node was not started again");
+                }
+            }
         })
         .await;
     let finished = Arc::clone(&inner);

@@ -17,7 +17,7 @@ use crate::{
     launch,
     node::{Node, Situation},
     platform::{Inner, Turn},
-    ports, ready,
+    ports, ready, recover,
     store::NodeDir,
     supervise::{self, Asked},
     sweep,
@@ -131,7 +131,7 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
 
 async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<SpawnedNode> {
     let id = config.node_id.clone();
-    let turn = inner.turns.take(&id).await;
+    let mut turn = inner.turns.take(&id).await;
     if let Some(blocked) = inner.blocked.get(&id) {
         return Err(blocked.error(&id));
     }
@@ -159,7 +159,9 @@ async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<Spawned
             return ready::join(&node, mode).await;
         }
         // A stop was not confirmed: first things first.
-        finish(&inner, &node, None).await?;
+        let (ending, ended) = (Arc::clone(&inner), Arc::clone(&node));
+        let work = async move { finish(&ending, &ended, None).await.map(|()| turn) };
+        turn = detached(&inner, work).await?;
     }
     let log_from = crate::logs::end(&inner, &node);
     let again = Arc::clone(&inner);
@@ -329,7 +331,7 @@ pub(crate) fn start_or_fail(
     Err(Error::spawn_failed(&node.id, failure))
 }
 
-/// Records that a node was not started and will not be by itself.
+/// Records that a node was not started and will not be by itself. Nothing of it is left.
 pub(crate) fn give_up_start(inner: &Inner, node: &Node, failure: Failure) {
     let mut intent = Intent::clone(&node.now().intent);
     intent.goal = Goal::Failed { failure };
@@ -341,6 +343,10 @@ pub(crate) fn give_up_start(inner: &Inner, node: &Node, failure: Failure) {
     }
     inner.registry.update(node, |it| {
         it.intent = Arc::new(intent);
+        // In one step: nobody is shown a node that only stopped.
+        if !is_settled(it) {
+            it.settle();
+        }
         it.shim = Shim::Gone;
     });
 }
@@ -388,10 +394,14 @@ async fn end(
     inner.learn(&node, node.now().intent.generation, |_| {});
     let now = node.now();
     let at_rest = !has_living_shim(&now) && is_settled(&now);
-    let failed = node.shown().state.failure().is_some();
-    if goal == Goal::Stopped && at_rest && failed {
-        return Ok(());
-    }
+    let goal = match (goal, node.shown().state.failure()) {
+        // It stays as it is, unless its policy is about to start it again.
+        (Goal::Stopped, Some(_)) if at_rest && !recover::is_up_to_policy(&now) => return Ok(()),
+        (Goal::Stopped, Some(failure)) if at_rest => Goal::Failed {
+            failure: failure.clone(),
+        },
+        (goal, _) => goal,
+    };
     if now.intent.goal != goal {
         let mut intent = Intent::clone(&now.intent);
         intent.goal = goal;

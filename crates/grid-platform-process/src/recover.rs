@@ -6,7 +6,7 @@ use grid_platform_api::{Failure, FailureReason, Result, Timestamp};
 
 use crate::{
     intent::Intent,
-    lifecycle::{self, blocking},
+    lifecycle::{self, blocking, in_turn},
     node::{Node, Situation, Started},
     platform::Inner,
     shared::policy::Next,
@@ -54,9 +54,15 @@ fn was_taken_down(now: &Situation, generation: u64) -> bool {
         && now.shim == Shim::Gone
         && now.intent.generation == generation
         && now.intent.wants_running()
-        && !now
+        && (!now.record().is_some_and(|it| it.state.is_final()) || is_up_to_policy(now))
+}
+
+/// Whether its shim has left a program that ended to a spawn: when nobody waits for that any more, the policy decides.
+pub(crate) fn is_up_to_policy(now: &Situation) -> bool {
+    now.intent.wants_running()
+        && now
             .record()
-            .is_some_and(|it| it.state.is_final() && !translate::ended_on_trial(&now.intent, it))
+            .is_some_and(|it| translate::ended_on_trial(&now.intent, it))
 }
 
 /// What the policy says of a shim's death: it counts as a failure of its node.
@@ -79,6 +85,12 @@ fn wait(now: &Situation) -> Duration {
 
 async fn take_up(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Result<()> {
     let turn = inner.turns.take(&node.id).await;
+    let (inner, node) = (Arc::clone(inner), Arc::clone(node));
+    // All in one: a stop that comes meanwhile drops this call and waits for the turn.
+    blocking(move || in_turn(turn, || take_up_now(&inner, &node, generation))).await
+}
+
+fn take_up_now(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Result<()> {
     let now = node.now();
     if !was_taken_down(&now, generation) {
         return Ok(());
@@ -91,33 +103,27 @@ async fn take_up(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Resul
             it.last_failure = Some(failure);
         });
     }
-    let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
-    let swept = blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await;
-    if let Err(e) = swept {
+    sweep::leftovers(&[&now.intent], &inner.cgroups).inspect_err(|e| {
         tracing::warn!(node = %node.id, error = %e, "what a killed supervisor left cannot be ended");
-        return Err(e);
-    }
+    })?;
     if verdict(&now) == Next::End {
-        inner.registry.update(node, |it| it.settle());
         lifecycle::give_up_start(inner, node, translate::interrupted());
     } else {
-        start_again(inner, node, restarts).await;
+        start_again(inner, node, restarts);
     }
-    drop(turn);
     Ok(())
 }
 
-/// Starts a node again by its policy; it does not wait until it is ready. What was left of it is gone already.
-pub(crate) async fn start_again(inner: &Arc<Inner>, node: &Arc<Node>, restarts: u64) {
-    let (starting, started) = (Arc::clone(inner), Arc::clone(node));
-    let result = blocking(move || {
-        let mut intent = Intent::clone(&started.now().intent);
+/// Starts a node again by its policy, in its turn; it does not wait until it is ready. What was left of it is gone already.
+pub(crate) fn start_again(inner: &Arc<Inner>, node: &Arc<Node>, restarts: u64) {
+    let start = || {
+        let mut intent = Intent::clone(&node.now().intent);
         intent.generation += 1;
         intent.restarts = restarts;
-        starting.node_dir(&started.id)?.write_intent(&intent)?;
-        lifecycle::start_or_fail(&starting, &started, intent, None)
-    });
-    if let Err(e) = result.await {
+        inner.node_dir(&node.id)?.write_intent(&intent)?;
+        lifecycle::start_or_fail(inner, node, intent, None)
+    };
+    if let Err(e) = start() {
         tracing::warn!(node = %node.id, error = %e, "a node cannot be started again");
         if node.shown().state.failure().is_none() {
             let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());

@@ -445,3 +445,74 @@ fn many_platforms_start_nodes_at_once_in_one_process() {
         }
     });
 }
+
+#[tokio::test]
+async fn a_stop_holds_while_a_failed_node_waits_for_its_policy() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let mut policy = quick(RestartMode::OnFailure);
+    policy.initial_backoff = Duration::from_millis(300);
+    policy.max_backoff = Duration::from_millis(300);
+    let config = sh("a", "echo began; read x < go; exit 3")
+        .ready(ReadyMode::Alive {
+            for_: Duration::from_secs(60),
+        })
+        .restart(policy)
+        .build()
+        .unwrap();
+    let log = place.node_dir("a").join("log");
+    let began = || fs::read_to_string(&log).map_or(0, |it| it.matches("began").count());
+    let go = place.data("a").join("go");
+    fs::create_dir_all(place.config.data_path.join("a")).unwrap();
+    std::process::Command::new("mkfifo")
+        .arg(&go)
+        .status()
+        .unwrap();
+    {
+        // The call is dropped while its node runs: how that ends is up to the policy.
+        let spawning = platform.spawn_node(config);
+        tokio::pin!(spawning);
+        tokio::select! {
+            _ = &mut spawning => panic!("it is not ready"),
+            () = eventually("the program to run", || began() == 1) => {}
+        }
+    }
+    fs::write(&go, "\n").unwrap();
+    wait_for(&platform, "a", |it| it.state.failure().is_some()).await;
+    platform.stop_node(&id("a")).await.unwrap();
+    let stopped = platform.get_node_status(&id("a")).await.unwrap();
+    assert_eq!(
+        stopped.state.failure().unwrap().exit,
+        Some(Exit::Code(3)),
+        "why it failed is still told"
+    );
+    tokio::time::sleep(Duration::from_millis(450)).await;
+    drop(platform);
+    let platform = place.open().await;
+    let node = platform.get_node_status(&id("a")).await.unwrap();
+    assert!(node.state.failure().is_some(), "{node:?}");
+    assert_eq!(began(), 1);
+    clean(&platform).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_holds_whenever_it_meets_a_restart_after_a_kill() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for round in 0..12 {
+        let name = format!("n{round}");
+        let config = sh(&name, SLEEP).build().unwrap();
+        let node = platform.spawn_node(config).await.unwrap();
+        kill_9(parent(node.pid.unwrap()));
+        tokio::time::sleep(Duration::from_millis(10 + round)).await;
+        platform.stop_node(&id(&name)).await.unwrap();
+        assert_eq!(census(node.uid.as_str()), [0; 0], "round {round}");
+    }
+    drop(platform);
+    let platform = place.open().await;
+    for node in platform.list_nodes().await.unwrap() {
+        assert_eq!(node.state.as_str(), "stopped", "{node:?}");
+        assert_eq!(census(node.uid.as_str()), [0; 0]);
+    }
+    clean(&platform).await;
+}
