@@ -20,12 +20,13 @@ use grid_platform_testing::{
 /// Little enough to be overrun by a test.
 const LOG_BUDGET: u64 = 2 * 1024 * 1024;
 
-fn config(home: &Path, root: &Path) -> ProcessConfig {
+fn config(home: &Path, root: &Path, ports: (u16, u16)) -> ProcessConfig {
     ProcessConfig {
         programs: Allow::Any,
         users: vec!["nobody".to_owned()],
         storage_roots: vec![root.to_owned()],
         log_max_bytes: LOG_BUDGET,
+        port_range: ports,
         ..ProcessConfig::new(home.join("state"), home.join("data"))
     }
 }
@@ -44,7 +45,7 @@ impl Harness for Processes {
 
     async fn survey(&self) -> Outcome<Survey> {
         let place = HostPlace::new()?;
-        let platform = open(config(place.path(), place.path())).await?;
+        let platform = open(config(place.path(), place.path(), place.new_ports())).await?;
         let mut survey = Survey::new(platform.capabilities());
         survey.log_budget = Some(LOG_BUDGET);
         survey.other_user = survey
@@ -55,24 +56,34 @@ impl Harness for Processes {
     }
 
     async fn fixture(&self) -> Outcome<Box<dyn Fixture>> {
+        let host = HostPlace::new()?;
         Ok(Box::new(Place {
-            host: HostPlace::new()?,
+            ports: host.new_ports(),
+            strangers_ports: host.new_ports(),
+            host,
         }))
     }
 }
 
 struct Place {
     host: HostPlace,
+    ports: (u16, u16),
+    strangers_ports: (u16, u16),
 }
 
 #[async_trait]
 impl Fixture for Place {
     async fn open(&self) -> Outcome<Arc<dyn Platform>> {
-        open(config(self.host.path(), self.host.path())).await
+        open(config(self.host.path(), self.host.path(), self.ports)).await
     }
 
     async fn open_stranger(&self) -> Outcome<Arc<dyn Platform>> {
-        open(config(&self.host.stranger(), self.host.path())).await
+        open(config(
+            &self.host.stranger(),
+            self.host.path(),
+            self.strangers_ports,
+        ))
+        .await
     }
 
     fn probe(&self, actions: &[&str]) -> Outcome<Program> {

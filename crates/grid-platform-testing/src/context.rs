@@ -233,18 +233,19 @@ impl Context {
         what: &str,
         wanted: impl Fn(&SpawnedNode) -> bool + Send + Sync,
     ) -> Outcome<SpawnedNode> {
-        let found = Mutex::new(None);
+        let seen = Mutex::new(None);
         let platform = self.platform();
-        platform
+        let waited = platform
             .wait_for(id, PATIENCE, |node| {
-                let hit = node.filter(|node| wanted(node));
-                *found.lock().unwrap_or_else(PoisonError::into_inner) = hit.cloned();
-                hit.is_some()
+                *seen.lock().unwrap_or_else(PoisonError::into_inner) = node.cloned();
+                node.is_some_and(&wanted)
             })
-            .await
-            .map_err(|e| Failed::from(e).during(what))?;
-        let node = found.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(node.ok_or("the node was seen and lost")?)
+            .await;
+        let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match waited {
+            Ok(()) => Ok(seen.ok_or("the node was seen and lost")?),
+            Err(e) => Err(Failed::from(e).during(&format!("{what}; last seen was {seen:?}"))),
+        }
     }
 
     /// The node's live processes.

@@ -23,6 +23,13 @@ pub struct HostPlace {
     paths: AtomicU32,
 }
 
+/// The first of the ports that are given out: they lie below the range that Linux takes for outgoing connections.
+const FIRST_PORT: u16 = 12_000;
+/// How many ports a platform of a case needs at most.
+const PORTS_PER_SLOT: u16 = 60;
+/// How many such ranges there are, up to port 32 000.
+const PORT_SLOTS: u32 = 333;
+
 /// What `/proc` tells of a process.
 struct Seen {
     process: LiveProcess,
@@ -65,6 +72,17 @@ impl HostPlace {
     pub fn new_path(&self) -> PathBuf {
         let number = self.paths.fetch_add(1, Ordering::Relaxed);
         self.path().join(format!("data-{number}"))
+    }
+
+    /// A range of ports for one platform to allocate from, another at each call: two owners on one host do not know of
+    /// each other's stopped nodes, so that one would now and then allocate the port of another case's node.
+    pub fn new_ports(&self) -> (u16, u16) {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        // Another process that runs cases begins elsewhere.
+        let begin = std::process::id().wrapping_mul(37);
+        let slot = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORT_SLOTS;
+        let first = u16::try_from(slot).unwrap_or(0) * PORTS_PER_SLOT + FIRST_PORT;
+        (first, first + (PORTS_PER_SLOT - 1))
     }
 
     /// The node's processes: those whose environment names it and data in the folder, and those that the probe wrote
@@ -318,6 +336,15 @@ pub fn parse_boot(line: &str) -> Option<(&str, Boot)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_of_ports_do_not_meet() {
+        let place = HostPlace::new().unwrap();
+        let mut ranges: Vec<_> = (0..PORT_SLOTS).map(|_| place.new_ports()).collect();
+        ranges.sort_unstable();
+        assert!(ranges[0].0 >= FIRST_PORT && ranges.last().unwrap().1 < 32_768);
+        assert!(ranges.windows(2).all(|pair| pair[0].1 < pair[1].0));
+    }
 
     #[test]
     fn boot_records_are_read() {
