@@ -192,7 +192,10 @@ impl Platform for ProcessPlatform {
     }
 
     async fn probe(&self) -> Result<PlatformInfo> {
-        Ok(probe::look(&self.inner))
+        // It asks disks that may be slow.
+        let inner = Arc::clone(&self.inner);
+        let looked = lifecycle::blocking(move || Ok(probe::look(&inner))).await;
+        tag(looked, "probe", None)
     }
 
     async fn spawn_node(&self, config: SpawnConfig) -> Result<SpawnedNode> {

@@ -18,6 +18,9 @@ use crate::{
 };
 use file::LogFile;
 
+/// How many bytes of the log a line of a failure may take: longer ones are cut at their beginning.
+const TAIL_LINE: u64 = 8 * 1024;
+
 /// [`Platform::get_logs`](grid_platform_api::Platform::get_logs).
 pub(crate) async fn tail(inner: &Arc<Inner>, id: &NodeId, lines: usize) -> Result<Vec<String>> {
     let node = inner.node(id)?;
@@ -31,12 +34,16 @@ pub(crate) async fn tail(inner: &Arc<Inner>, id: &NodeId, lines: usize) -> Resul
     .await
 }
 
-/// The last lines behind an offset, for the failure of a start; none where they cannot be read.
+/// The last lines behind an offset, for the failure of a start; none where they cannot be read. What is looked at is
+/// bounded by the number of lines, however long they are: it is called where a long read would hold others up.
 pub(crate) fn tail_from(inner: &Inner, node: &Node, from: u64, lines: usize) -> Vec<String> {
     let Ok(log) = open(inner, node) else {
         return Vec::new();
     };
-    log.tail(from.max(log.low()), lines).unwrap_or_default()
+    let longest = (lines as u64).saturating_mul(TAIL_LINE);
+    let near = log.end().map_or(0, |end| end.saturating_sub(longest));
+    log.tail(from.max(log.low()).max(near), lines)
+        .unwrap_or_default()
 }
 
 /// Where the log ends now; 0 where that cannot be known.

@@ -4,7 +4,7 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, Read, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
     os::unix::ffi::OsStrExt,
     path::Path,
 };
@@ -54,13 +54,8 @@ pub(crate) fn open_dir_beneath(root: impl AsFd, path: &Path) -> io::Result<Owned
 pub(crate) fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<bool> {
     match fs::mkdirat(&dir, name.as_ref(), Mode::from_raw_mode(mode)) {
         Ok(()) => {
-            // The process' umask may have taken bits away.
-            fs::chmodat(
-                &dir,
-                name.as_ref(),
-                Mode::from_raw_mode(mode),
-                AtFlags::empty(),
-            )?;
+            // The process' umask may have taken bits away. By a handle: who may write in `dir` could have put a link there.
+            fs::fchmod(open_dir_at(&dir, name)?, Mode::from_raw_mode(mode))?;
             Ok(true)
         }
         Err(Errno::EXIST) => Ok(false),
@@ -205,12 +200,7 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Res
         }
         while let Some(dir) = dirs.pop() {
             // The owner may have taken his own right to look inside away.
-            let _ = fs::chmodat(
-                &top,
-                dir.as_os_str(),
-                Mode::from_raw_mode(0o700),
-                AtFlags::empty(),
-            );
+            let _ = take_back(&top, &dir);
             let inner = open_dir_at(&top, &dir)?;
             dirs.extend(empty_out(&inner, &top, &mut moved)?);
             fs::unlinkat(&top, dir.as_os_str(), AtFlags::REMOVEDIR)?;
@@ -218,6 +208,16 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Res
     }
     fs::unlinkat(&parent, name, AtFlags::REMOVEDIR)?;
     Ok(())
+}
+
+/// Gives the owner of a directory all rights in it. Never through a link: the user whose data is deleted may put one
+/// there at any moment, and it would be another's file that changes.
+fn take_back(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = fs::openat(dir, name.as_ref(), flags, Mode::empty())?;
+    // A handle that may not read is no use to fchmod(2).
+    let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+    Ok(fs::chmod(path, Mode::from_raw_mode(0o700))?)
 }
 
 /// Unlinks what is not a directory in `dir`, and moves the directories in it into `top`. Gives their names there.
@@ -233,7 +233,7 @@ fn empty_out(dir: &OwnedFd, top: &OwnedFd, moved: &mut u64) -> io::Result<Vec<Os
             dirs.push(name.to_owned());
         } else {
             // Moving a directory writes its `..`, which needs the right to write in it.
-            let _ = fs::chmodat(dir, name, Mode::from_raw_mode(0o700), AtFlags::empty());
+            let _ = take_back(dir, name);
             loop {
                 *moved += 1;
                 let new = OsString::from(format!(".moved-{moved}"));
@@ -274,6 +274,31 @@ mod tests {
         assert!(!top.exists());
         assert!(kept.join("file").exists());
         remove_tree(open_dir(dir.path()).unwrap(), "tree").unwrap();
+    }
+
+    #[test]
+    fn rights_are_not_changed_through_a_link() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| {
+            let meta = std::fs::metadata(dir.path().join(name)).unwrap();
+            meta.permissions().mode() & 0o777
+        };
+        let at = open_dir(dir.path()).unwrap();
+        make_dir_at(&at, "shut", 0o711).unwrap();
+        assert_eq!(mode("shut"), 0o711);
+        std::fs::set_permissions(
+            dir.path().join("shut"),
+            std::fs::Permissions::from_mode(0o000),
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("shut", dir.path().join("link")).unwrap();
+        assert!(take_back(&at, "link").is_err());
+        assert_eq!(mode("shut"), 0);
+        assert!(!make_dir_at(&at, "link", 0o755).unwrap());
+        assert_eq!(mode("shut"), 0);
+        take_back(&at, "shut").unwrap();
+        assert_eq!(mode("shut"), 0o700);
     }
 
     #[test]
