@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use grid_config::{ConfigError, Environment};
 use grid_platform_api::{Check, CheckStatus, Error, ErrorKind, Result};
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,13 +54,23 @@ enum Command {
     /// Run the agent. This is what happens without a subcommand.
     Run,
     /// Look whether everything is there that the agent needs, and name the mend where it is not.
-    Doctor,
+    Doctor {
+        /// How to answer: text for people, or JSON.
+        #[arg(long, short, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
     /// End all nodes of an agent that does not run. The next agent starts them again.
     StopNodes {
         /// Remove them with their data, and the data that earlier nodes left.
         #[arg(long)]
         purge: bool,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
 }
 
 impl Args {
@@ -97,13 +107,10 @@ impl Args {
                 init_logging(format, filter.as_deref());
                 run_until_signal(settings).await
             }
-            Command::Doctor => {
-                let (text, well) = examine(&settings).await;
-                return match answer(&text) {
-                    Ok(()) if well => ExitCode::SUCCESS,
-                    _ => ExitCode::FAILURE,
-                };
-            }
+            Command::Doctor { output } => match examine(&settings, output).await {
+                Ok(false) => return ExitCode::FAILURE,
+                done => done.map(drop),
+            },
             Command::StopNodes { purge } => {
                 init_logging(format, filter.as_deref().or(Some("warn")));
                 stop(&settings, purge).await
@@ -137,10 +144,21 @@ async fn run_until_signal(settings: Settings) -> Result<()> {
     .await
 }
 
-async fn examine(settings: &Settings) -> (String, bool) {
+/// Answers with what was found; whether nodes can run.
+async fn examine(settings: &Settings, output: Output) -> Result<bool> {
     let checks = doctor(settings).await;
-    let well = checks.iter().all(|it| it.status != CheckStatus::Failed);
-    (checks.iter().map(line).collect(), well)
+    let text = match output {
+        Output::Text => checks.iter().map(line).collect(),
+        Output::Json => {
+            let json = serde_json::to_string_pretty(&checks);
+            let json = json.map_err(|e| {
+                Error::new(ErrorKind::Internal, "checks have no JSON form").with_source(e)
+            })?;
+            json + "\n"
+        }
+    };
+    tell(&text)?;
+    Ok(checks.iter().all(|it| it.status != CheckStatus::Failed))
 }
 
 fn line(check: &Check) -> String {
@@ -167,12 +185,12 @@ async fn stop(settings: &Settings, purge: bool) -> Result<()> {
     for id in &stopped.data {
         let _ = writeln!(text, "purged {id}");
     }
-    answer(&text)
-        .map_err(|e| Error::new(ErrorKind::Internal, "cannot write the answer").with_source(e))
+    tell(&text)
 }
 
-fn answer(text: &str) -> io::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())
+fn tell(text: &str) -> Result<()> {
+    let told = io::stdout().lock().write_all(text.as_bytes());
+    told.map_err(|e| Error::new(ErrorKind::Internal, "cannot write the answer").with_source(e))
 }
 
 fn complain(text: &str) {

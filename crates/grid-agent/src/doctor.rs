@@ -1,65 +1,192 @@
 //! What is missing, and the mend.
 
-use std::time::Duration;
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use grid_platform_api::{Check, CheckStatus, Error, ErrorKind, Result};
+use rustix::fs::{Access, access};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     PlatformConfig, Settings,
-    agent::{blocking, open_desired},
+    agent::blocking,
     create_platform,
+    desired::DesiredFile,
     master::MasterAddress,
-    state::{StateDir, state_path},
+    settings::{Programs, known_platform},
+    state::state_path,
 };
 
-/// Looks at everything that an agent with these settings needs, in the order in which it matters. Makes the state
-/// directory, and starts nothing.
+/// Looks at everything that an agent with these settings needs, in the order in which it matters. Changes nothing, and
+/// may be called while an agent runs.
 ///
-/// While an agent runs on the state directory its platform is not opened a second time.
+/// The platform is opened over a temporary directory and not over the agent's state, because that would start nodes
+/// again. What is wrong with records there, the agent says when it starts.
 pub async fn doctor(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
-    match hold(settings).await {
-        Ok(state) => {
-            let path = state.path().display().to_string();
-            checks.push(check(
-                "state directory",
-                Ok(format!("`{path}` can be used")),
-            ));
-            let desired = open_desired(&state).await;
-            checks.push(check(
-                "desired set",
-                desired.map(|(_, desired)| match desired.fence {
-                    Some(fence) => format!(
-                        "{} wishes of the grid `{}`",
-                        desired.nodes.len(),
-                        fence.grid_id
-                    ),
-                    None => "no master has been met yet".to_owned(),
-                }),
-            ));
-            platform(settings, &mut checks).await;
-        }
-        Err(error) if error.kind() == ErrorKind::StateLocked => {
-            let found = "an agent runs on it; its platform is not looked at".to_owned();
-            checks.push(check("state directory", Ok(found)));
-        }
+    let of_host = settings.clone();
+    match blocking(move || Ok(host(&of_host))).await {
+        Ok(found) => checks.extend(found),
         Err(error) => checks.push(check("state directory", Err(error))),
     }
+    checks.extend(platform(settings).await);
     checks.extend(token(settings).await);
     checks.push(master(settings).await);
     checks
 }
 
-async fn hold(settings: &Settings) -> Result<StateDir> {
-    let path = state_path(settings)?.to_owned();
-    blocking(move || StateDir::open(&path)).await
+/// What is looked at on disk.
+fn host(settings: &Settings) -> Vec<Check> {
+    let mut checks = match state_path(settings) {
+        Ok(path) => vec![
+            check("state directory", state_directory(path)),
+            check("desired set", desired(path)),
+        ],
+        Err(error) => vec![check("state directory", Err(error))],
+    };
+    if let Some(path) = &settings.storage.data_path {
+        let found = usable(path, "data directory", "`storage.data_path`");
+        checks.push(check("data directory", found));
+    }
+    if known_platform(&settings.agent.platform).is_some_and(|(name, _)| name == "process") {
+        checks.extend(missing_programs(settings));
+    }
+    checks
 }
 
-async fn platform(settings: &Settings, checks: &mut Vec<Check>) {
-    let name = &settings.agent.platform;
-    let opened = create_platform(name, PlatformConfig::of(settings)).await;
-    let probed = match opened {
+fn state_directory(path: &Path) -> Result<String> {
+    let found = usable(
+        path,
+        "state directory",
+        "`agent.state_dir` or `--state-dir`",
+    )?;
+    // A lock for reading, so that doctors do not meet, and only for as long as it takes to ask for it.
+    let held = match File::open(path.join("agent.lock")) {
+        Ok(lock) => matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
+    };
+    Ok(match held {
+        true => format!("an agent runs on it: `{}`", path.display()),
+        false => found,
+    })
+}
+
+/// A directory that this user can write, or make.
+fn usable(path: &Path, what: &str, setting: &str) -> Result<String> {
+    let fault = |why: String| {
+        Error::new(
+            ErrorKind::PermissionDenied,
+            format!("the {what} `{}` {why}", path.display()),
+        )
+        .with_hint(format!(
+            "Choose one that this user can write, by {setting}."
+        ))
+    };
+    let there = path.ancestors().find(|it| it.symlink_metadata().is_ok());
+    let Some(there) = there else {
+        return Err(fault("is nowhere".to_owned()));
+    };
+    if !there.is_dir() {
+        return Err(fault(format!(
+            "cannot be made: `{}` is no directory",
+            there.display()
+        )));
+    }
+    if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
+        let error = io::Error::from(error);
+        return Err(fault(match there == path {
+            true => format!("cannot be written: {error}"),
+            false => format!("cannot be made in `{}`: {error}", there.display()),
+        }));
+    }
+    Ok(match there == path {
+        true => format!("`{}` can be used", path.display()),
+        false => format!("`{}` will be made", path.display()),
+    })
+}
+
+fn desired(state: &Path) -> Result<String> {
+    if !state.join("desired.json").exists() {
+        return Ok("no master has been met yet".to_owned());
+    }
+    let key = state.join("seal.key");
+    if !key.exists() {
+        let message = format!("the key of its secrets, `{}`, is missing", key.display());
+        return Err(Error::new(ErrorKind::Corrupt, message)
+            .with_hint("Restore it from the backup that `desired.json` is from, or move both away: the master sends what is wanted again."));
+    }
+    let desired = DesiredFile::new(state)?.load()?;
+    Ok(match desired.fence {
+        Some(fence) => format!(
+            "wishes for {} nodes of the grid `{}`",
+            desired.nodes.len(),
+            fence.grid_id
+        ),
+        None => "no master has been met yet".to_owned(),
+    })
+}
+
+/// The allowed programs that cannot be started. A bare name is looked up where the agent looks.
+fn missing_programs(settings: &Settings) -> Vec<Check> {
+    let storage = &settings.storage;
+    let mut named: Vec<(&Path, &str)> = Vec::new();
+    named.extend(
+        storage
+            .binary_path
+            .as_deref()
+            .map(|it| (it, "storage.binary_path")),
+    );
+    if let Programs::Only(list) = &storage.programs {
+        named.extend(list.iter().map(|it| (it.as_path(), "storage.programs")));
+    }
+    let missing = named.into_iter().filter(|(program, _)| {
+        let places: Vec<PathBuf> = match program.components().count() {
+            // Without a search path the platform has its own.
+            1 if storage.search_path.is_empty() => return false,
+            1 => storage
+                .search_path
+                .iter()
+                .map(|it| it.join(program))
+                .collect(),
+            _ => vec![program.to_path_buf()],
+        };
+        !places.iter().any(|it| is_program(it))
+    });
+    missing
+        .map(|(program, key)| Check {
+            name: "program".to_owned(),
+            status: CheckStatus::Degraded,
+            detail: format!("there is no program `{}`", program.display()),
+            hint: Some(format!("Install it, or change `{key}`.")),
+        })
+        .collect()
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|it| it.is_file() && it.permissions().mode() & 0o111 != 0)
+}
+
+async fn platform(settings: &Settings) -> Vec<Check> {
+    let scratch = match tempfile::tempdir() {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            let error = Error::new(ErrorKind::Internal, "there is no temporary directory")
+                .with_source(error)
+                .with_hint("Make room in `/tmp`, or name another directory by `TMPDIR`.");
+            return vec![check("platform", Err(error))];
+        }
+    };
+    let mut config = PlatformConfig::of(settings);
+    config.state_dir = scratch.path().join("state");
+    if !config.data_path.is_dir() {
+        config.data_path = scratch.path().join("data");
+    }
+    let probed = match create_platform(&settings.agent.platform, config).await {
         Ok(platform) => platform.probe().await,
         Err(error) => Err(error),
     };
@@ -67,10 +194,17 @@ async fn platform(settings: &Settings, checks: &mut Vec<Check>) {
         Ok(info) => {
             let version = info.version.unwrap_or_default();
             let found = format!("`{}` {version}", info.platform);
-            checks.push(check("platform", Ok(found.trim().to_owned())));
-            checks.extend(info.checks);
+            let mut checks = vec![check("platform", Ok(found.trim().to_owned()))];
+            // What it says of the temporary directory is of no use to anybody.
+            let place = scratch.path().display().to_string();
+            checks.extend(
+                info.checks
+                    .into_iter()
+                    .filter(|it| !it.detail.contains(&place)),
+            );
+            checks
         }
-        Err(error) => checks.push(check("platform", Err(error))),
+        Err(error) => vec![check("platform", Err(error))],
     }
 }
 

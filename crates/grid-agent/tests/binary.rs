@@ -120,9 +120,13 @@ async fn doctor_names_what_is_missing() {
     assert_eq!(text(&found.stderr), "");
     let stdout = text(&found.stdout);
     assert!(stdout.contains("ok      state directory: "), "{stdout}");
+    assert!(stdout.contains("ok      data directory: "), "{stdout}");
+    assert!(stdout.contains("will be made"), "{stdout}");
     assert!(stdout.contains("ok      platform: `process`"), "{stdout}");
     assert!(stdout.contains("ok      master: "), "{stdout}");
     assert_eq!(found.status.code(), Some(0), "{stdout}");
+
+    assert!(!state.exists(), "it only looks");
 
     drop(held);
     let token = dir.path().join("none");
@@ -143,10 +147,29 @@ async fn doctor_names_what_is_missing() {
     );
     assert!(stdout.contains("hint: Start it with `grid up`"), "{stdout}");
 
-    let found = output(command(&state, &["doctor", "--platform", "docker"])).await;
-    let stdout = text(&found.stdout);
+    let mut doctor = command(&state, &["doctor", "--platform", "docker", "-o", "json"]);
+    doctor.env("SUTRA_AGENT__STORAGE__DATA_PATH", "/dev/null/data");
+    let found = output(doctor).await;
     assert_eq!(found.status.code(), Some(1));
-    assert!(stdout.contains("platform-docker"), "{stdout}");
+    let checks: Vec<grid_platform_api::Check> = serde_json::from_slice(&found.stdout).unwrap();
+    let hint = |name: &str| {
+        let failed = grid_platform_api::CheckStatus::Failed;
+        let check = checks.iter().find(|it| it.name == name).unwrap();
+        assert_eq!(check.status, failed, "{check:?}");
+        check.hint.clone().unwrap()
+    };
+    assert!(hint("platform").contains("platform-docker"));
+    assert!(hint("data directory").contains("storage.data_path"));
+
+    let mut doctor = command(&state, &["doctor"]);
+    doctor.env("SUTRA_AGENT__STORAGE__PROGRAMS", "/usr/bin/no-such-server");
+    let found = output(doctor).await;
+    let stdout = text(&found.stdout);
+    assert_eq!(found.status.code(), Some(0), "{stdout}");
+    let missing = "missing program: there is no program `/usr/bin/no-such-server`\n        \
+                   hint: Install it, or change `storage.programs`.\n";
+    assert!(stdout.contains(missing), "{stdout}");
+    assert!(!state.exists(), "it only looks");
 }
 
 #[tokio::test]
@@ -196,7 +219,9 @@ async fn sigterm_ends_the_agent_and_leaves_nodes_that_stop_nodes_ends() {
     assert_eq!(refused.status.code(), Some(1));
     assert!(text(&refused.stderr).contains("another agent uses the state directory"));
     let found = output(command(&state, &["doctor", "--master", &address])).await;
-    assert!(text(&found.stdout).contains("an agent runs on it"));
+    let stdout = text(&found.stdout);
+    assert!(stdout.contains("an agent runs on it"), "{stdout}");
+    assert!(stdout.contains("of the grid `g`"), "{stdout}");
 
     signal(&child, rustix::process::Signal::TERM);
     let ended = soon("the agent's end", child.wait_with_output())
