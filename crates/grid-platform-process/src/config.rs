@@ -64,7 +64,8 @@ pub struct ProcessConfig {
     /// Which programs may be nodes.
     #[serde(default)]
     pub programs: Allow,
-    /// Which users a request may name besides the adapter's own, by name or number. Only root can change user.
+    /// Which users a request may name besides the adapter's own, by name or number, with any group that the user is in.
+    /// Only root can change user.
     #[serde(default)]
     pub users: Vec<String>,
     /// Where a program's bare name is looked up; also the `PATH` of programs whose request sets none.
@@ -163,6 +164,16 @@ impl ProcessConfig {
                 );
             }
         }
+        if self.data_path.starts_with(&self.state_dir) {
+            return invalid(
+                format!(
+                    "`data_path` `{}` lies in `state_dir` `{}`",
+                    self.data_path.display(),
+                    self.state_dir.display()
+                ),
+                "Give data a directory beside the state's.",
+            );
+        }
         if self.port_range.0 == 0 || self.port_range.0 > self.port_range.1 {
             return invalid(
                 format!("`port_range` is {:?}", self.port_range),
@@ -196,6 +207,10 @@ mod tests {
         check(false, &|it| it.state_dir = "s".into());
         check(false, &|it| it.data_path = "/d/../e".into());
         check(false, &|it| it.storage_roots = vec!["x".into()]);
+        check(true, &|it| it.storage_roots = vec!["/".into()]);
+        check(false, &|it| it.data_path = "/s".into());
+        check(false, &|it| it.data_path = "/s/data".into());
+        check(true, &|it| it.state_dir = "/d/state".into());
         check(false, &|it| it.port_range = (0, 5));
         check(false, &|it| it.port_range = (6, 5));
         check(true, &|it| it.port_range = (5, 5));

@@ -65,14 +65,16 @@ impl Site {
             .chain([config.data_path.as_path()]);
         for root in roots {
             if let Ok(below) = path.strip_prefix(root) {
-                return Ok(Self {
+                let site = Self {
                     root: root.to_owned(),
                     // Without doubled slashes and dots.
                     below: below
                         .components()
                         .filter(|it| matches!(it, Component::Normal(_)))
                         .collect(),
-                });
+                };
+                site.keep_off(&config.state_dir)?;
+                return Ok(site);
             }
         }
         let allowed: Vec<String> = config
@@ -91,6 +93,29 @@ impl Site {
             "Use a path beneath {}, or add a root to `storage_roots` in the agent's settings.",
             allowed.join(" or ")
         )))
+    }
+
+    /// A root may be wide, `/` even: the adapter's own state is never data beneath it.
+    fn keep_off(&self, state_dir: &Path) -> Result<()> {
+        // Links beneath a root are not followed, those on the way to it and to the state are.
+        let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let meets = overlap(&self.path(), state_dir)
+            || overlap(
+                &resolved(&self.root).join(&self.below),
+                &resolved(state_dir),
+            );
+        if !meets {
+            return Ok(());
+        }
+        Err(error(
+            ErrorKind::NotAllowed,
+            format!(
+                "the data path `{}` meets the state directory `{}`",
+                self.path().display(),
+                state_dir.display()
+            ),
+        )
+        .with_hint("Choose another `storage_path`."))
     }
 
     /// The place of a path that need not be allowed any more: to be looked at, and no more.

@@ -157,3 +157,35 @@ fn what_was_made_on_the_way_goes_again() {
     assert!(ground.config.data_path.join("a").exists());
     assert!(!ground.config.data_path.join("a/b").exists());
 }
+
+#[test]
+fn the_state_is_no_place_for_data_however_wide_a_root_is() {
+    let ground = ground();
+    let state = ground.config.state_dir.clone();
+    fs::create_dir(&state).unwrap();
+    symlink(ground.dir.path(), ground.config.data_path.join("round")).unwrap();
+    let round = ground.config.data_path.join("round");
+    let config = ProcessConfig {
+        storage_roots: vec!["/".into(), round.clone()],
+        ..ground.config.clone()
+    };
+    let wide = ProcessConfig {
+        storage_roots: vec![round.clone()],
+        ..config.clone()
+    };
+    let check = |config: &ProcessConfig, path: PathBuf, expect: bool| {
+        let found = Site::of(config, &path).map(drop);
+        assert_eq!(found.is_ok(), expect, "{}", path.display());
+        if let Err(e) = found {
+            assert_eq!(e.kind(), ErrorKind::NotAllowed);
+            assert!(e.hint().is_some());
+        }
+    };
+    check(&config, state.clone(), false);
+    check(&config, state.join("nodes/sutra-grid-x"), false);
+    check(&config, state.join("./bin"), false);
+    check(&config, ground.dir.path().to_owned(), false);
+    check(&config, ground.dir.path().join("state-2"), true);
+    check(&wide, round.join("state/bin/x"), false);
+    check(&wide, round.join("else"), true);
+}

@@ -222,6 +222,18 @@ pub(crate) fn account(config: &ProcessConfig, intent: &Intent) -> Result<Option<
         )
         .with_hint("Add the user to `users` in the agent's settings."));
     }
+    // Or an allowed user would be a way to any group of the host, that of its disks too.
+    if !own && !account.is_member {
+        return Err(error(
+            ErrorKind::NotAllowed,
+            format!(
+                "the user `{}` is not in the group `{}`",
+                run_as.user,
+                run_as.group.as_deref().unwrap_or_default()
+            ),
+        )
+        .with_hint("Add the user to the group on the host, or leave `group` out."));
+    }
     Ok(Some(account))
 }
 

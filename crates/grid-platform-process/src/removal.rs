@@ -144,8 +144,8 @@ fn leftovers(inner: &Inner) -> Result<BTreeMap<PathBuf, Kept>> {
     let names = files::open_dir(&inner.config.data_path).and_then(files::names);
     for name in names.cannot(format!("read `{}`", inner.config.data_path.display()))? {
         let path = inner.config.data_path.join(name);
-        let site = Site::of(&inner.config, &path)?;
-        if let Ok(Found::Marked(marker)) = site.look()
+        if let Ok(site) = Site::of(&inner.config, &path)
+            && let Ok(Found::Marked(marker)) = site.look()
             && marker.owner == inner.install.owner
         {
             all.entry(path.clone()).or_insert(Kept {

@@ -516,3 +516,22 @@ async fn a_stop_holds_whenever_it_meets_a_restart_after_a_kill() {
     }
     clean(&platform).await;
 }
+
+#[tokio::test]
+async fn a_failure_shows_the_end_of_a_log_without_lines_and_no_more() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; echo; echo last words; exit 3";
+    let config = sh("a", script)
+        .ready(ReadyMode::Alive {
+            for_: Duration::from_secs(60),
+        })
+        .restart(quick(RestartMode::Never))
+        .build()
+        .unwrap();
+    let error = platform.spawn_node(config).await.unwrap_err();
+    let tail = &error.failure().unwrap().log_tail;
+    assert_eq!(tail.last().unwrap(), "last words");
+    assert!(tail.iter().map(String::len).sum::<usize>() <= 20 * 8 * 1024);
+    clean(&platform).await;
+}

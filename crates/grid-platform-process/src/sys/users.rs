@@ -15,6 +15,8 @@ pub(crate) struct Account {
     pub(crate) gid: u32,
     /// All of its groups.
     pub(crate) groups: Vec<u32>,
+    /// The host's own list has the user in that group.
+    pub(crate) is_member: bool,
 }
 
 /// The user of this process.
@@ -42,10 +44,12 @@ pub(crate) fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
         Some(user) => {
             let gid = group.unwrap_or_else(|| user.gid.as_raw());
             let name = CString::new(user.name).map_err(io::Error::other)?;
+            let own = getgrouplist(&name, user.gid)?;
             let groups = getgrouplist(&name, Gid::from_raw(gid))?;
             Account {
                 uid: user.uid.as_raw(),
                 gid,
+                is_member: own.contains(&Gid::from_raw(gid)),
                 groups: groups.into_iter().map(Gid::as_raw).collect(),
             }
         }
@@ -59,6 +63,7 @@ pub(crate) fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
                 uid,
                 gid,
                 groups: vec![gid],
+                is_member: gid == uid,
             }
         }
     };
@@ -71,18 +76,21 @@ mod tests {
 
     #[test]
     fn users_are_found_by_name_and_number() {
-        let check = |user: &str, group: Option<&str>, expect: Option<(u32, u32)>| {
+        let check = |user: &str, group: Option<&str>, expect: Option<(u32, u32, bool)>| {
             let run_as = RunAs {
                 user: user.into(),
                 group: group.map(str::to_owned),
             };
-            let found = find(&run_as).unwrap().map(|it| (it.uid, it.gid));
+            let found = find(&run_as)
+                .unwrap()
+                .map(|it| (it.uid, it.gid, it.is_member));
             assert_eq!(found, expect, "{user} {group:?}");
         };
-        check("root", None, Some((0, 0)));
-        check("0", None, Some((0, 0)));
-        check("root", Some("4242"), Some((0, 4242)));
-        check("4242424", None, Some((4_242_424, 4_242_424)));
+        check("root", None, Some((0, 0, true)));
+        check("0", None, Some((0, 0, true)));
+        check("root", Some("4242"), Some((0, 4242, false)));
+        check("4242424", None, Some((4_242_424, 4_242_424, true)));
+        check("4242424", Some("0"), Some((4_242_424, 0, false)));
         check("no-such-user", None, None);
         check("root", Some("no-such-group"), None);
     }
