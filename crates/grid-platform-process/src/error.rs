@@ -1,7 +1,7 @@
 //! The system's errors as the contract's.
 
 #[cfg(target_os = "linux")]
-pub(crate) use system::{Context, error, refused};
+pub(crate) use system::{Context, error, named, refused};
 
 /// The platform's name in errors, nodes and settings.
 pub(crate) const PLATFORM: &str = "process";
@@ -17,6 +17,15 @@ mod system {
     /// An error of this platform.
     pub(crate) fn error(kind: ErrorKind, message: impl Into<String>) -> Error {
         Error::new(kind, message).with_platform(PLATFORM)
+    }
+
+    /// Says in which call it happened. An error that knows no better mend names the command that looks for one.
+    pub(crate) fn named(error: Error, operation: &'static str) -> Error {
+        let error = error.with_platform(PLATFORM).with_operation(operation);
+        match error.hint() {
+            Some(_) => error,
+            None => error.with_hint("`grid doctor` looks at what the platform needs on its host."),
+        }
     }
 
     /// Says what could not be done when the system refused it.
@@ -44,8 +53,14 @@ mod system {
                     "Raise the limit of open files (`ulimit -n`): each running node takes one descriptor of its agent.",
                 ),
             ),
-            Some(libc::ENOMEM | libc::EAGAIN) => (ErrorKind::Exhausted, None),
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => (ErrorKind::PermissionDenied, None),
+            Some(libc::ENOMEM | libc::EAGAIN) => (
+                ErrorKind::Exhausted,
+                Some("Free some memory, or raise the limit of processes (`ulimit -u`)."),
+            ),
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => (
+                ErrorKind::PermissionDenied,
+                Some("Give the agent's user the right to do that, or choose a place of its own."),
+            ),
             Some(libc::ENOSYS) => (
                 ErrorKind::Unsupported,
                 Some("The process platform needs Linux 5.10 or later."),
@@ -82,5 +97,15 @@ mod tests {
         check(libc::EACCES, ErrorKind::PermissionDenied);
         check(libc::ENOSYS, ErrorKind::Unsupported);
         check(libc::EIO, ErrorKind::Internal);
+    }
+
+    #[test]
+    fn every_error_of_a_call_names_a_mend() {
+        let vague = named(error(ErrorKind::Internal, "it went wrong"), "stop_node");
+        assert!(vague.hint().is_some_and(|it| it.contains("grid doctor")));
+        assert_eq!(vague.operation(), Some("stop_node"));
+        assert_eq!(vague.platform(), Some(PLATFORM));
+        let clear = named(vague.with_hint("Do this."), "stop_node");
+        assert_eq!(clear.hint(), Some("Do this."));
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     cgroup::Cgroups,
     config::ProcessConfig,
     data::KeptData,
-    error::PLATFORM,
+    error::{PLATFORM, named},
     install::Install,
     launch::ShimFile,
     lifecycle, logs,
@@ -95,7 +95,7 @@ impl ProcessPlatform {
         let (closing, closed) = watch::channel(());
         let inner = adopt::open(config, closed)
             .await
-            .map_err(|e| e.with_platform(PLATFORM).with_operation("open"))?;
+            .map_err(|e| named(e, "open"))?;
         Ok(Self {
             inner,
             _closing: closing,
@@ -173,7 +173,7 @@ impl Inner {
 /// Names the operation in an error.
 fn tag<T>(result: Result<T>, operation: &'static str, id: Option<&NodeId>) -> Result<T> {
     result.map_err(|e| {
-        let e = e.with_platform(PLATFORM).with_operation(operation);
+        let e = named(e, operation);
         match id {
             Some(id) => e.with_node(id),
             None => e,

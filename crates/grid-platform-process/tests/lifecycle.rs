@@ -9,7 +9,7 @@ use common::{
 };
 use grid_platform_api::{
     DataPolicy, ErrorKind, Exit, FailureReason, NodeState, Platform, Program, ReadyMode,
-    RestartMode, SpawnConfig,
+    RestartMode, RunAs, SpawnConfig,
 };
 
 #[tokio::test]
@@ -534,4 +534,27 @@ async fn a_failure_shows_the_end_of_a_log_without_lines_and_no_more() {
     assert_eq!(tail.last().unwrap(), "last words");
     assert!(tail.iter().map(String::len).sum::<usize>() <= 20 * 8 * 1024);
     clean(&platform).await;
+}
+
+#[tokio::test]
+async fn an_allowed_user_is_no_way_to_a_group_of_others() {
+    let mut place = Place::new();
+    place.config.users = vec!["nobody".to_owned()];
+    let platform = place.open().await;
+    if !platform.capabilities().user {
+        return;
+    }
+    let config = sh("a", SLEEP)
+        .run_as(RunAs {
+            user: "nobody".to_owned(),
+            group: Some("0".to_owned()),
+        })
+        .build()
+        .unwrap();
+    let error = platform.spawn_node(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error:?}");
+    assert_eq!(error.node(), Some(&id("a")));
+    assert!(error.hint().is_some());
+    assert!(platform.list_nodes().await.unwrap().is_empty());
+    assert!(!place.node_dir("a").exists() && !place.data("a").exists());
 }
