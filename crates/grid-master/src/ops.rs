@@ -258,7 +258,7 @@ impl App {
         Ok(CreatedToken { token, value })
     }
 
-    /// Deletes a token; sessions that it opened go on until they reconnect.
+    /// Deletes a token; what it has open ends.
     pub(crate) async fn delete_token(&self, id: &str) -> Result<Token> {
         let id = id.to_owned();
         self.store

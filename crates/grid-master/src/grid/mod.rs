@@ -16,6 +16,7 @@ use std::{
 use grid_client::State;
 use grid_platform_api::{ErrorReport, NodeId, Result, Timestamp};
 use grid_proto::Fence;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     events::Events,
@@ -40,6 +41,8 @@ struct Inner {
     live: HashMap<String, Live>,
     /// How each wished node looked when it was last told of.
     glances: HashMap<NodeId, Glance>,
+    /// By the id of a token that was used for something that lasts: ends that when the token is deleted.
+    revoked: HashMap<String, CancellationToken>,
     /// Nodes whose `Seen` differs from the stored one.
     dirty: HashSet<NodeId>,
 }
@@ -131,6 +134,7 @@ impl Grid {
             book,
             live,
             glances: HashMap::new(),
+            revoked: HashMap::new(),
             dirty: HashSet::new(),
         };
         for row in inner.book.nodes.values() {
@@ -204,8 +208,14 @@ impl Listener for Grid {
         let mut inner = self.inner();
         let mut outboxes: HashMap<String, Arc<Session>> = HashMap::new();
         for delta in deltas {
-            if let Delta::Agent(row) = delta {
-                self.agent_changed(&mut inner, row);
+            match delta {
+                Delta::Agent(row) => self.agent_changed(&mut inner, row),
+                Delta::Token(id, None) => {
+                    if let Some(revoked) = inner.revoked.remove(id) {
+                        revoked.cancel();
+                    }
+                }
+                _ => {}
             }
             let removed = match delta {
                 Delta::Node(id, None, _) => inner.book.nodes.get(id).cloned(),

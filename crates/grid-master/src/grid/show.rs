@@ -8,6 +8,7 @@ use std::{
 use grid_client::{Agent, Node, State};
 use grid_platform_api::NodeId;
 use grid_proto::Fence;
+use tokio_util::sync::CancellationToken;
 
 use super::{Grid, Inner, fence};
 use crate::{
@@ -24,6 +25,18 @@ impl Grid {
 
     pub(crate) fn token(&self, id: &str) -> Option<Arc<TokenRow>> {
         self.inner().book.tokens.get(id).cloned()
+    }
+
+    /// Cancelled once the token is deleted, for what goes on after its request was let in.
+    pub(crate) fn revoked(&self, token: &str) -> CancellationToken {
+        let mut inner = self.inner();
+        if inner.book.tokens.contains_key(token) {
+            inner.revoked.entry(token.to_owned()).or_default().clone()
+        } else {
+            let revoked = CancellationToken::new();
+            revoked.cancel();
+            revoked
+        }
     }
 
     pub(crate) fn tokens(&self) -> Vec<Arc<TokenRow>> {

@@ -111,7 +111,7 @@ pub(super) async fn create_token(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-/// Deletes a token. An agent that connected with it stays until it has to connect again.
+/// Deletes a token, and ends what it has open: an agent's session, events and logs that are followed.
 #[utoipa::path(
     delete, path = "/api/grid/tokens/{id}", tag = "tokens", operation_id = "deleteToken",
     params(("id" = String, Path, description = "The token's id")),

@@ -12,6 +12,8 @@ use futures::stream;
 use grid_client::{ErrorBody, Event};
 use grid_platform_api::{Error, ErrorKind};
 use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::extract::{Params, Reader};
@@ -43,7 +45,7 @@ pub(super) struct EventsQuery {
     ),
 )]
 pub(super) async fn events(
-    _: Reader,
+    Reader(token): Reader,
     Params(query): Params<EventsQuery>,
     headers: HeaderMap,
     Shared(app): Shared<Arc<App>>,
@@ -64,12 +66,13 @@ pub(super) async fn events(
     if query.follow == Some(false) {
         return Ok(retained(&app, after));
     }
+    let revoked = app.grid.revoked(&token.id);
     let cursor = after.unwrap_or_else(|| app.grid.events.newest());
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
     ];
-    Ok((headers, Body::from_stream(follow(app, cursor))).into_response())
+    Ok((headers, Body::from_stream(follow(app, cursor, revoked))).into_response())
 }
 
 /// Everything that is kept behind `after`, as a JSON array.
@@ -105,36 +108,62 @@ impl Drop for Follower {
     }
 }
 
-fn follow(
-    app: Arc<App>,
+/// Where a follower is.
+struct Following {
+    follower: Follower,
+    newest: watch::Receiver<u64>,
+    revoked: CancellationToken,
     cursor: u64,
-) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
-    app.grid.metrics.followers.inc();
-    let newest = app.grid.events.watch();
-    let state = (Follower(app), newest, cursor, true);
-    stream::unfold(state, |(follower, mut newest, cursor, first)| async move {
+    first: bool,
+}
+
+impl Following {
+    /// What the follower is sent next; `None` when it is to go.
+    async fn next(&mut self) -> Option<Bytes> {
         // The head goes out at once, so that the reader knows that it is connected.
-        if first {
-            let hello = Bytes::from_static(b": connected\n\n");
-            return Some((Ok(hello), (follower, newest, cursor, false)));
+        if std::mem::take(&mut self.first) {
+            return Some(Bytes::from_static(b": connected\n\n"));
         }
-        let app = follower.0.clone();
+        let app = &self.follower.0;
         loop {
-            newest.borrow_and_update();
-            let page = app.grid.events.after(cursor);
+            self.newest.borrow_and_update();
+            // A stream that always has more to say must not outlive its token either.
+            if self.revoked.is_cancelled() {
+                return None;
+            }
+            let page = app.grid.events.after(self.cursor);
             if !page.events.is_empty() {
-                let next = (follower, newest, page.cursor, false);
-                return Some((Ok(frames(&page.events)), next));
+                self.cursor = page.cursor;
+                return Some(frames(&page.events));
             }
             tokio::select! {
-                changed = newest.changed() => changed.ok()?,
+                changed = self.newest.changed() => changed.ok()?,
                 () = app.shutdown.cancelled() => return None,
+                () = self.revoked.cancelled() => return None,
                 () = tokio::time::sleep(KEEP_ALIVE) => {
-                    let beat = Bytes::from_static(b": still here\n\n");
-                    return Some((Ok(beat), (follower, newest, cursor, false)));
+                    return Some(Bytes::from_static(b": still here\n\n"));
                 }
             }
         }
+    }
+}
+
+fn follow(
+    app: Arc<App>,
+    cursor: u64,
+    revoked: CancellationToken,
+) -> impl futures::Stream<Item = Result<Bytes, std::convert::Infallible>> {
+    app.grid.metrics.followers.inc();
+    let following = Following {
+        newest: app.grid.events.watch(),
+        follower: Follower(app),
+        revoked,
+        cursor,
+        first: true,
+    };
+    stream::unfold(following, |mut following| async move {
+        let bytes = following.next().await?;
+        Some((Ok(bytes), following))
     })
 }
 

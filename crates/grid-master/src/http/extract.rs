@@ -44,7 +44,7 @@ impl FromRequestParts<Arc<App>> for Admin {
 }
 
 /// The caller may look.
-pub(super) struct Reader;
+pub(super) struct Reader(pub(super) Arc<TokenRow>);
 
 impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = ApiError;
@@ -52,7 +52,7 @@ impl FromRequestParts<Arc<App>> for Reader {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let token = token(parts, app)?;
         auth::allow(&token, &[Role::Admin, Role::Read])?;
-        Ok(Self)
+        Ok(Self(token))
     }
 }
 

@@ -13,6 +13,7 @@ use futures::stream;
 use grid_client::{ErrorBody, LogQuery, LogRecord};
 use grid_platform_api::{LogCursor, LogItem, LogSource};
 use grid_proto::v1;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     extract::{Id, Params, Reader},
@@ -33,7 +34,7 @@ const TAIL: usize = 100;
     ),
 )]
 pub(super) async fn logs(
-    _: Reader,
+    Reader(token): Reader,
     Id(id): Id,
     Params(query): Params<LogQuery>,
     Shared(app): Shared<Arc<App>>,
@@ -46,6 +47,7 @@ pub(super) async fn logs(
     let (reader, first) = app.logs.open(&session, &id, &cursor, query.follow).await?;
     app.grid.metrics.log_streams.inc();
     let state = State {
+        revoked: app.grid.revoked(&token.id),
         app,
         reader,
         next: Some(first),
@@ -60,6 +62,7 @@ pub(super) async fn logs(
             None => tokio::select! {
                 frame = state.reader.next() => frame?,
                 () = state.app.shutdown.cancelled() => return None,
+                () = state.revoked.cancelled() => return None,
             },
         };
         Some((Ok::<_, std::convert::Infallible>(lines(frame)), state))
@@ -70,6 +73,7 @@ pub(super) async fn logs(
 /// A log on its way to its reader; dropped, the agent's call ends.
 struct State {
     app: Arc<App>,
+    revoked: CancellationToken,
     reader: LogReader,
     next: Option<v1::LogFrame>,
 }

@@ -11,6 +11,7 @@ use grid_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::Session;
@@ -102,7 +103,9 @@ impl AgentLink for Link {
         tracing::info!(agent = session.agent, "an agent is connected");
         let app = self.app.clone();
         app.tasks.spawn(write(app.clone(), session.clone(), sender));
-        app.tasks.spawn(read(app.clone(), session, inbound));
+        let revoked = app.grid.revoked(&token.id);
+        app.tasks
+            .spawn(read(app.clone(), session, inbound, revoked));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -122,13 +125,16 @@ impl AgentLink for Link {
         let Some(reader) = self.app.logs.claim(first.request_id, install_id) else {
             return Ok(Response::new(v1::PushLogsDone {}));
         };
+        let revoked = self.app.grid.revoked(&token.id);
         let mut next = Some(first);
         while let Some(frame) = next {
-            if reader.send(frame).await.is_err() {
-                break;
+            tokio::select! {
+                sent = reader.send(frame) => if sent.is_err() { break },
+                () = revoked.cancelled() => break,
             }
             next = tokio::select! {
                 () = reader.closed() => None,
+                () = revoked.cancelled() => None,
                 () = self.app.shutdown.cancelled() => None,
                 frame = inbound.message() => frame.unwrap_or_else(|status| Some(broken(&status))),
             };
@@ -336,10 +342,21 @@ fn wire(app: &App, row: &NodeRow) -> Option<v1::DesiredNode> {
 }
 
 /// Takes what the agent says, until it goes silent or away.
-async fn read(app: Arc<App>, session: Arc<Session>, mut inbound: Streaming<v1::FromAgent>) {
+async fn read(
+    app: Arc<App>,
+    session: Arc<Session>,
+    mut inbound: Streaming<v1::FromAgent>,
+    revoked: CancellationToken,
+) {
     loop {
         let next = tokio::select! {
+            // First, so that nothing more is taken of one whose token was deleted.
+            biased;
             () = session.ended.cancelled() => break,
+            () = revoked.cancelled() => {
+                tracing::warn!(agent = session.agent, "an agent's session ends: its token was deleted");
+                break;
+            }
             () = app.shutdown.cancelled() => break,
             next = tokio::time::timeout(app.settings.lost_after, inbound.message()) => next,
         };

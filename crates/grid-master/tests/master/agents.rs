@@ -128,6 +128,61 @@ async fn only_an_agents_own_token_opens_a_session() {
 }
 
 #[tokio::test]
+async fn a_deleted_token_ends_what_it_has_open() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    let mut other = Agent::join(&grid, "b").await;
+    let made = grid
+        .call("POST", "/api/grid/tokens", json!({"role": "read"}))
+        .await
+        .expect(201);
+    let reader = made["value"].as_str().unwrap();
+    let url = format!("{}/api/grid/events", grid.http);
+    let mut events = reqwest::Client::new()
+        .get(url)
+        .bearer_auth(reader)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(events.status().as_u16(), 200);
+    for token in [reader, &agent.token] {
+        let id = token.split_once('.').unwrap().0;
+        grid.call("DELETE", &format!("/api/grid/tokens/{id}"), json!({}))
+            .await
+            .expect(204);
+    }
+    let ended = async {
+        while agent.hear().await.is_some() {}
+        while events.chunk().await.unwrap().is_some() {}
+    };
+    tokio::time::timeout(crate::support::LONG, ended)
+        .await
+        .unwrap();
+    let refused = Agent::connect(&grid, &agent.token, hello("a", "install-a")).await;
+    assert_eq!(refused.err().unwrap().code(), Code::Unauthenticated);
+    // Another one's session goes on.
+    grid.spawn(json!({"node_id": "n1", "agent_id": "b"}))
+        .await
+        .expect(201);
+    other.obey().await;
+    grid.end().await;
+}
+
+#[tokio::test]
+async fn a_token_is_bound_to_one_of_two_that_come_at_once() {
+    let grid = Grid::start().await;
+    let token = grid.agent_token().await;
+    let join = async |name: &str| {
+        Agent::connect(&grid, &token, hello(name, name))
+            .await
+            .is_ok()
+    };
+    let (first, second) = tokio::join!(join("a"), join("b"));
+    assert!(first != second, "{first} {second}");
+    grid.end().await;
+}
+
+#[tokio::test]
 async fn an_id_belongs_to_one_install() {
     let grid = Grid::start().await;
     let mut first = Agent::join(&grid, "a").await;
