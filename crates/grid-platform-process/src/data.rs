@@ -421,15 +421,8 @@ impl KeptData {
     }
 
     fn name(kept: &Kept) -> String {
-        // One file a path: FNV-1a, and the node's id so that people find their way.
-        let hash = kept
-            .path
-            .as_os_str()
-            .as_bytes()
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-                (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-            });
+        // One file a path, and the node's id so that people find their way.
+        let hash = files::content_hash(kept.path.as_os_str().as_bytes());
         format!("{}-{hash:016x}.json", kept.node_id)
     }
 

@@ -56,7 +56,7 @@ impl ShimFile {
         let what = format!("put the shim into `{}/bin`", path.display());
         files::make_dir_at(state, "bin", 0o711).cannot(&what)?;
         let bin = files::open_dir_at(state, "bin").cannot(&what)?;
-        let name = format!("shim-{:016x}", content_hash(SHIM));
+        let name = format!("shim-{:016x}", files::content_hash(SHIM));
         for other in files::names(&bin).cannot(&what)? {
             if other != *name {
                 files::remove_at(&bin, other).cannot(&what)?;
@@ -98,13 +98,6 @@ fn in_memory() -> io::Result<OwnedFd> {
     let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file.into())
-}
-
-/// FNV-1a: names a content; what counts is compared byte by byte.
-fn content_hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 /// Makes everything that the node's start needs, and starts its shim. The intent is durable already, and nothing of an

@@ -156,6 +156,13 @@ pub(crate) fn rename_new(
     }
 }
 
+/// FNV-1a: names a content, and is no proof of it.
+pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// Makes a directory's entries durable.
 pub(crate) fn sync(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
