@@ -52,6 +52,23 @@ pub(crate) enum Found {
     Unmarked,
 }
 
+impl Found {
+    /// The marker.
+    ///
+    /// # Errors
+    /// `OwnedByOther` where there is none.
+    fn marked(self) -> Result<Marker> {
+        match self {
+            Self::Marked(marker) => Ok(marker),
+            Self::Nothing | Self::Blank | Self::Unmarked => Err(error(
+                ErrorKind::OwnedByOther,
+                "the data was replaced while it was being deleted",
+            )
+            .with_hint("Look whose it is: `grid data ls` shows whose data is where.")),
+        }
+    }
+}
+
 impl Site {
     /// The place of `path`, which the settings must allow.
     ///
@@ -341,6 +358,15 @@ impl Site {
             let what = format!("delete the data path `{}`", self.path().display());
             let (parent, name) = self.open_parent().cannot(&what)?;
             rustix::fs::renameat(&parent, &name, &parent, trash(uid)).cannot(&what)?;
+            // Looked at again where nobody expects it: in between, another directory could have come under the name.
+            let moved = Self {
+                root: self.root.clone(),
+                below: self.below.with_file_name(trash(uid)),
+            };
+            if let Err(e) = moved.check(owner, id).and_then(Found::marked) {
+                files::rename_new(&parent, trash(uid), &parent, &name).cannot(what)?;
+                return Err(e);
+            }
         }
         self.finish_purge(uid)
     }

@@ -189,3 +189,32 @@ fn the_state_is_no_place_for_data_however_wide_a_root_is() {
     check(&wide, round.join("state/bin/x"), false);
     check(&wide, round.join("else"), true);
 }
+
+#[test]
+fn a_directory_that_takes_the_name_during_a_purge_is_not_deleted() {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    let ground = ground();
+    let site = ground.site("n1");
+    let mine = marker(1, "n1");
+    let other = ground.config.data_path.join("other");
+    for _ in 0..100 {
+        site.ensure(&mine, None).unwrap();
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("keep"), "x").unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    // It fails once one of them is gone.
+                    let _ = renameat_with(CWD, site.path(), CWD, &other, RenameFlags::EXCHANGE);
+                }
+            });
+            // It succeeds or is refused, by who was under the name.
+            let _ = site.purge(&mine.owner, &mine.node_id, &mine.uid);
+        });
+        let places = [site.path(), other.clone()];
+        assert!(places.iter().any(|it| it.join("keep").exists()));
+        for place in places.iter().filter(|it| it.exists()) {
+            fs::remove_dir_all(place).unwrap();
+        }
+    }
+}

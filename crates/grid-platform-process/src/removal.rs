@@ -85,6 +85,11 @@ fn delete(inner: &Inner, node: &Node, data: DataPolicy) -> Result<()> {
     if ours {
         inner.kept.put(&kept)?;
     }
+    // While the record is there: without it nobody would know of them after a crash. A start makes them anew.
+    inner
+        .cgroups
+        .remove(&node.uid, &intent.config)
+        .cannot(format!("remove the cgroups of the node `{id}`"))?;
     let trash = trash_name(&node.uid);
     files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
     rustix::fs::renameat(
@@ -98,10 +103,6 @@ fn delete(inner: &Inner, node: &Node, data: DataPolicy) -> Result<()> {
     inner.registry.remove(node);
     inner.ports.release(id, intent.ports.values());
     files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
-    inner
-        .cgroups
-        .remove(&node.uid, &intent.config)
-        .cannot(format!("remove the cgroups of the node `{id}`"))?;
     if data == DataPolicy::Purge {
         site?.purge(&intent.owner, id, &node.uid)?;
         if ours {

@@ -558,3 +558,45 @@ async fn an_allowed_user_is_no_way_to_a_group_of_others() {
     assert!(platform.list_nodes().await.unwrap().is_empty());
     assert!(!place.node_dir("a").exists() && !place.data("a").exists());
 }
+
+#[tokio::test]
+async fn a_node_whose_cgroup_cannot_go_is_still_there_to_be_removed() {
+    let place = Place::new();
+    let platform = place.open().await;
+    if !platform.capabilities().pids_limit {
+        return;
+    }
+    let config = sh("a", SLEEP).pids_limit(50).build().unwrap();
+    let node = platform.spawn_node(config).await.unwrap();
+    let joined = fs::read_to_string(format!("/proc/{}/cgroup", node.pid.unwrap())).unwrap();
+    platform.stop_node(&id("a")).await.unwrap();
+    let below = joined
+        .lines()
+        .find_map(|it| {
+            it.splitn(3, ':')
+                .nth(2)
+                .filter(|it| it.contains("sutra-grid-"))
+        })
+        .unwrap();
+    let Some(cgroup) = [
+        "/sys/fs/cgroup",
+        "/sys/fs/cgroup/pids",
+        "/sys/fs/cgroup/unified",
+    ]
+    .map(|it| std::path::PathBuf::from(format!("{it}{below}")))
+    .into_iter()
+    .find(|it| it.exists()) else {
+        // Mounted where this test does not look.
+        return clean(&platform).await;
+    };
+    let within = cgroup.join("busy");
+    fs::create_dir(&within).unwrap();
+    let removed = platform.remove_node(&id("a"), DataPolicy::Purge).await;
+    fs::remove_dir(&within).unwrap();
+    let error = removed.unwrap_err();
+    assert_eq!(error.node(), Some(&id("a")));
+    assert_eq!(platform.list_nodes().await.unwrap().len(), 1);
+    assert!(place.data("a").exists());
+    clean(&platform).await;
+    assert!(!cgroup.exists() && !place.data("a").exists());
+}
