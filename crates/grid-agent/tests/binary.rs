@@ -175,14 +175,32 @@ async fn doctor_names_what_is_missing() {
 #[tokio::test]
 async fn a_platform_that_is_not_there_ends_the_program() {
     let dir = tempfile::tempdir().unwrap();
-    let found = output(command(dir.path(), &["--platform", "k8s"])).await;
-    assert_eq!(found.status.code(), Some(1));
-    let stderr = text(&found.stderr);
-    assert!(
-        stderr.starts_with("error: this version has no kubernetes platform yet\nhint: "),
-        "{stderr}"
-    );
-    assert!(stderr.contains("platform-kubernetes"), "{stderr}");
+    let file = dir.path().join("grid-agent.toml");
+    // The files of the specification: their keys are known, the platform is not there yet.
+    let docker = "[agent]\nplatform = 'docker'\n\
+                  [storage]\ndocker_image = 'sutra-storage:latest'\ndata_path = '/var/lib/sutra/data'\n";
+    let kubernetes = "[agent]\nagent_id = 'agent-prod'\nmax_storage_nodes = 20\n\
+                      [storage]\ndocker_image = 'sutra-storage:latest'\nk8s_namespace = 'sutra-grid'\n\
+                      k8s_kubeconfig = '/path/to/kubeconfig'\n";
+    for (content, variable, platform) in [
+        (docker, "", "docker"),
+        ("", "docker", "docker"),
+        (kubernetes, "k8s", "kubernetes"),
+        (kubernetes, "kubernetes", "kubernetes"),
+        ("", "systemd", "systemd"),
+    ] {
+        fs::write(&file, content).unwrap();
+        let mut command = command(dir.path(), &["--config", file.to_str().unwrap()]);
+        command
+            .env("PLATFORM", variable)
+            .env("SUTRA_MASTER", "http://127.0.0.1:7000");
+        let found = output(command).await;
+        assert_eq!(found.status.code(), Some(1));
+        let stderr = text(&found.stderr);
+        let expect = format!("error: this version has no {platform} platform yet\nhint: ");
+        assert!(stderr.starts_with(&expect), "{stderr}");
+        assert!(stderr.contains(&format!("platform-{platform}")), "{stderr}");
+    }
 }
 
 #[tokio::test]

@@ -187,8 +187,8 @@ impl Serving<'_> {
         incoming: &mut Streaming<v1::FromMaster>,
         silence: Duration,
     ) -> Result<()> {
+        let mut deadline = Instant::now() + silence;
         loop {
-            let deadline = Instant::now() + silence;
             let message = tokio::select! {
                 message = incoming.next() => message,
                 () = sleep_until(deadline) => {
@@ -200,6 +200,7 @@ impl Serving<'_> {
                 Some(message) => self.hear(message.map_err(refusal)?).await?,
                 None => return Err(ended()),
             }
+            deadline = Instant::now() + silence;
         }
     }
 

@@ -156,11 +156,15 @@ impl Settings {
         for path in paths.into_iter().flatten() {
             absolute(path)?;
         }
-        // A bare name is looked up on the search path; anything else is a place.
-        if let Some(path) = &mut self.storage.binary_path
-            && path.components().count() > 1
-        {
-            absolute(path)?;
+        let mut programs: Vec<_> = self.storage.binary_path.iter_mut().collect();
+        if let Programs::Only(list) = &mut self.storage.programs {
+            programs.extend(list);
+        }
+        for program in programs {
+            // A bare name is looked up on the search path; anything else is a place.
+            if program.components().count() > 1 {
+                absolute(program)?;
+            }
         }
         for path in &mut self.storage.storage_roots {
             absolute(path)?;
@@ -313,10 +317,14 @@ mod tests {
         let mut settings = Settings::default();
         settings.agent.state_dir = Some("/s/agent".into());
         settings.storage.binary_path = Some("redis-server".into());
+        settings.storage.programs = Programs::Only(vec!["bin/server".into(), "sh".into()]);
         let done = settings.clone().complete(&environment).unwrap();
         assert!(NodeId::new(done.agent_id()).is_ok());
         assert_eq!(done.storage.data_path, Some("/s/agent/data".into()));
         assert_eq!(done.storage.binary_path, Some("redis-server".into()));
+        let place = std::path::absolute("bin/server").unwrap();
+        let programs = Programs::Only(vec![place, "sh".into()]);
+        assert_eq!(done.storage.programs, programs);
         assert_eq!(done.storage.search_path, [PathBuf::from("/opt/bin")]);
         assert_eq!(done.clone().complete(&environment).unwrap(), done);
 
