@@ -19,6 +19,8 @@ pub(crate) enum Delta {
     Request(String, Option<Arc<RequestRow>>),
     /// Lazily kept, and not part of the [`Book`].
     Seen(NodeId, Option<Arc<SeenRow>>),
+    /// A new epoch, which begins at this revision.
+    Epoch(u64, u64),
     /// Event ids below this may have been handed out.
     EventIds(u64),
 }
@@ -82,6 +84,10 @@ impl Book {
             Delta::Token(id, row) => replace(&mut self.tokens, id, row),
             Delta::Request(key, row) => replace(&mut self.requests, key, row),
             Delta::Seen(..) => {}
+            Delta::Epoch(epoch, revision) => {
+                self.epoch = *epoch;
+                self.revision = self.revision.max(*revision);
+            }
             Delta::EventIds(next) => self.event_ids = *next,
         }
     }

@@ -163,6 +163,10 @@ impl Disk {
                     Delta::Token(id, row) => put(&mut tokens, id, row.as_deref())?,
                     Delta::Request(key, row) => put(&mut requests, key, row.as_deref())?,
                     Delta::Seen(id, row) => put(&mut seen, id.as_str(), row.as_deref())?,
+                    Delta::Epoch(epoch, at) => {
+                        revision = revision.max(Some(*at));
+                        put(&mut meta, "epoch", Some(epoch))?;
+                    }
                     Delta::EventIds(next) => put(&mut meta, "event_ids", Some(next))?,
                 }
             }
@@ -174,20 +178,6 @@ impl Disk {
         txn.commit()?;
         self.batches += 1;
         Ok(())
-    }
-
-    /// Begins a new epoch, durably.
-    pub(crate) fn set_epoch(&mut self, epoch: u64) -> Result<()> {
-        let Some(database) = &self.database else {
-            return Ok(());
-        };
-        let write = || -> Result<(), Fault> {
-            let txn = database.begin_write()?;
-            put(&mut txn.open_table(META)?, "epoch", Some(&epoch))?;
-            txn.commit()?;
-            Ok(())
-        };
-        write().map_err(|fault| fault.into_error(&self.path))
     }
 }
 

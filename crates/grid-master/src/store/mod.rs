@@ -42,8 +42,9 @@ pub(crate) trait Listener: Send + Sync + 'static {
 
 /// Tells the one who asked: the change is durable, or why it is not.
 type Reply = Box<dyn FnOnce(Result<()>) + Send>;
-/// Runs one change: `None` when it refused, and has told so.
-type Job = Box<dyn FnOnce(&mut Tx<'_>) -> Option<Reply> + Send>;
+/// Runs one change: whether it is made, and who is told. A refusal is told after the commit too, for it may speak of
+/// changes that are in it.
+type Job = Box<dyn FnOnce(&mut Tx<'_>) -> (bool, Reply) + Send>;
 
 /// The open store.
 pub(crate) struct Store {
@@ -73,11 +74,23 @@ impl Opened {
     /// Begins a new epoch, above every one that was ever begun, also by copies of this store.
     ///
     /// `now` is Unix time in seconds: a restored copy does not know the epochs that were begun after it was made, and
-    /// time does.
+    /// time does. For the same reason every wish gets a generation above all that agents may have heard of it: what they
+    /// say of an older one, such as that it is done, must not be taken for this one's.
     pub(crate) fn begin_epoch(&mut self, now: u64) -> Result<u64> {
-        let epoch = now.max(self.contents.book.epoch + 1);
-        self.disk.set_epoch(epoch)?;
-        self.contents.book.epoch = epoch;
+        let book = &mut self.contents.book;
+        let epoch = now.max(book.epoch + 1);
+        // Wishes change less than once a second over a grid's life, so that time is ahead of revisions too.
+        let revision = epoch.max(book.revision + 1);
+        let mut deltas = vec![Delta::Epoch(epoch, revision)];
+        deltas.extend(book.nodes.values().map(|row| {
+            let row = row::NodeRow {
+                generation: revision,
+                ..(**row).clone()
+            };
+            Delta::Node(row.id.clone(), Some(Arc::new(row)), revision)
+        }));
+        self.disk.write(&deltas)?;
+        deltas.iter().for_each(|delta| book.apply(delta));
         Ok(epoch)
     }
 
@@ -118,15 +131,14 @@ impl Store {
         change: impl FnOnce(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
-        let job: Job = Box::new(move |tx| match change(tx) {
-            Ok(value) => Some(Box::new(move |durable: Result<()>| {
+        let job: Job = Box::new(move |tx| {
+            let result = change(tx);
+            let made = result.is_ok();
+            let reply: Reply = Box::new(move |durable: Result<()>| {
                 // Nobody may be waiting any more: the change holds all the same.
-                let _ = answer.send(durable.map(|()| value));
-            })),
-            Err(error) => {
-                let _ = answer.send(Err(error));
-                None
-            }
+                let _ = answer.send(durable.and(result));
+            });
+            (made, reply)
         });
         let sender = lock(&self.sender).clone();
         let ended = || Error::new(ErrorKind::Unavailable, "the master is shutting down");
@@ -189,12 +201,13 @@ impl Writer {
             self.failed.store(!self.disk.is_open(), Ordering::Release);
             while let Some(job) = next {
                 let mut tx = Tx::new(&self.book);
-                if let Some(reply) = job(&mut tx) {
+                let (made, reply) = job(&mut tx);
+                if made {
                     let made = tx.into_deltas();
                     made.iter().for_each(|delta| self.book.apply(delta));
                     deltas.extend(made);
-                    replies.push(reply);
                 }
+                replies.push(reply);
                 next = (replies.len() < MAX_BATCH)
                     .then(|| receiver.try_recv().ok())
                     .flatten();
@@ -369,6 +382,7 @@ mod tests {
         assert_eq!(opened.begin_epoch(1000).unwrap(), 1001);
         drop(opened);
         let opened = open(&dir.path().join("store.redb"));
-        assert_eq!(opened.contents.book.epoch, 1001);
+        let book = &opened.contents.book;
+        assert_eq!((book.epoch, book.revision), (1001, 1001));
     }
 }

@@ -76,6 +76,19 @@ async fn a_restored_older_store_is_shown_and_begun_anew_on_demand() {
     let mut agent = Agent::connect(&grid, &token, returning()).await.unwrap();
     let fence = agent.greet(vec![]).await.fence.unwrap();
     assert!(fence.epoch > seen.epoch);
+    // Removed in this epoch; what the agent did in the one before says nothing about that.
+    let before = grid.node("n1").await["generation"].as_u64().unwrap();
+    assert!(before > seen.revision);
+    grid.call("DELETE", "/api/grid/nodes/n1", json!({}))
+        .await
+        .expect(202);
+    let tombstone = agent.hear_node().await;
+    agent.applied("n1", seen.revision).await;
+    agent.applied("n1", before + 100).await;
+    agent.observe("n3", json!({"phase": "running"})).await;
+    grid.until("/api/grid/nodes/n3", |a| a.status == 200).await;
+    assert_eq!(grid.node("n1").await["desired"], "removed");
+    agent.applied("n1", tombstone.generation).await;
     let shown = grid.get("/api/grid/agents/a").await.expect(200);
     assert_eq!(shown.get("error"), None);
     grid.end().await;
