@@ -11,6 +11,7 @@ use grid_client::Role;
 use grid_platform_api::{Error, ErrorKind, NodeId};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
+use utoipa::PartialSchema;
 
 use crate::{app::App, auth, error::ApiError, ops::Idempotency, store::row::TokenRow};
 
@@ -156,16 +157,58 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
                 serde_json::error::Category::Data => "the body does not fit",
                 _ => "the body is not JSON",
             };
-            invalid(
-                format!("{what}: {error}"),
-                "`/openapi.json` lists the fields of each body.",
-            )
+            let hint = match unknown(&error.to_string()) {
+                Some((name, Some(near))) => format!("Did you mean `{near}` by `{name}`?"),
+                _ => "`/openapi.json` lists the fields of each body.".to_owned(),
+            };
+            invalid(format!("{what}: {error}"), &hint)
         })?;
         Ok(Self {
             value,
             digest: Sha256::digest(&bytes).to_vec(),
         })
     }
+}
+
+/// The field or value that serde's `text` calls unknown, and the one of the settings, or of those it lists, that is near
+/// enough to be meant.
+fn unknown(text: &str) -> Option<(&str, Option<String>)> {
+    let rest = text
+        .strip_prefix("unknown field `")
+        .or_else(|| text.strip_prefix("unknown variant `"))?;
+    let (name, rest) = rest.split_once('`')?;
+    let listed: Vec<String> = rest
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect();
+    // A body whose settings are flattened into it is refused without a list.
+    let known = if listed.is_empty() { fields() } else { listed };
+    let near = known
+        .into_iter()
+        .map(|field| (strsim::jaro_winkler(name, &field), field))
+        .filter(|(score, _)| *score >= 0.75)
+        .max_by(|(left, _), (right, _)| left.total_cmp(right))
+        .map(|(_, field)| field);
+    Some((name, near))
+}
+
+/// The fields of a spawn request, by its description.
+fn fields() -> Vec<String> {
+    let mut fields = Vec::new();
+    let schemas = [
+        serde_json::to_value(grid_client::SpawnRequest::schema()),
+        serde_json::to_value(grid_client::NodeSettings::schema()),
+    ];
+    let mut open: Vec<serde_json::Value> = schemas.into_iter().flatten().collect();
+    while let Some(schema) = open.pop() {
+        if let Some(properties) = schema["properties"].as_object() {
+            fields.extend(properties.keys().cloned());
+        }
+        open.extend(schema["allOf"].as_array().into_iter().flatten().cloned());
+    }
+    fields
 }
 
 /// The `Idempotency-Key` of a request, if it has one.

@@ -142,6 +142,17 @@ async fn every_error_is_json_and_says_where() {
         why.contains("unknown field `memory`") && why.contains("line 2 column"),
         "{why}"
     );
+    let answer = post(r#"{"memory_limit": 1}"#).await;
+    assert_eq!(
+        answer.body["error"]["hint"],
+        "Did you mean `memory_limit_mb` by `memory_limit`?"
+    );
+    // As `curl -d` sends it: it is read, and refused only for want of an agent.
+    let form = grid
+        .request("POST", "/api/grid/spawn")
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body(r#"{"agent_id": "a", "port": 50051, "memory_limit_mb": 2048}"#);
+    grid.send(form).await.error(404);
     let why = post("{\n\"port\": }").await.error(400);
     assert!(
         why.contains("not JSON") && why.contains("line 2 column 9"),
