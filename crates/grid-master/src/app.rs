@@ -40,9 +40,12 @@ pub(crate) struct App {
 
 impl App {
     /// Starts what is done in the background.
-    pub(crate) fn begin(self: &Arc<Self>) {
+    pub(crate) async fn begin(self: &Arc<Self>) {
+        // Before anybody can be told an event, so that a crash hands out none of its ids again.
+        let reserved = self.reserve_events().await;
         let app = self.clone();
-        self.tasks.spawn(async move { app.keep_house().await });
+        self.tasks
+            .spawn(async move { app.keep_house(reserved).await });
         // Agents that were heard before the last end have the usual time to be heard again.
         let deadline = Timestamp::now() + self.settings.lost_after;
         for agent in self.grid.agents() {
@@ -52,10 +55,9 @@ impl App {
         }
     }
 
-    async fn keep_house(&self) {
+    async fn keep_house(&self, mut reserved: u64) {
         let mut tick = tokio::time::interval(FLUSH);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut reserved = self.reserve_events().await;
         let mut ticks = 0u64;
         loop {
             tokio::select! {

@@ -106,7 +106,7 @@ impl Master {
             grpc,
             state,
         } = self;
-        app.begin();
+        app.begin().await;
         tracing::info!(%http_addr, %grpc_addr, tokens = %state.file("tokens").display(), "the master serves");
         let people = tokio::spawn(http::serve(app.clone(), http::router(app.clone()), http));
         let mut agents = tokio::spawn(serve_agents(app.clone(), grpc));

@@ -306,7 +306,9 @@ fn replay(tx: &Tx<'_>, seal: &SealKey, sent: &Idempotency) -> Result<Option<(Nod
             "Send a new key with each new request.",
         ));
     }
-    if !tx.book.nodes.contains_key(&before.node) {
+    // One that was made after that answer is another node of the same id.
+    let made = tx.book.nodes.get(&before.node);
+    if made.is_none_or(|row| row.created_at > before.at) {
         return Err(conflict(
             format!(
                 "the node `{}` that this request made was removed since",

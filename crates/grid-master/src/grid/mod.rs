@@ -240,7 +240,7 @@ impl Listener for Grid {
                     live.seen.remove(id);
                 }
                 if let Some(session) = &session {
-                    session.outbox.all();
+                    session.outbox.forget();
                 }
                 let message = format!("the node `{id}` is removed from `{agent}`");
                 self.tell("node.removed", Some(id), Some(&agent), None, message);

@@ -20,6 +20,8 @@ const MESSAGES: usize = 1024;
 pub(crate) struct Pending {
     /// The whole desired set.
     pub(crate) all: bool,
+    /// A wish is gone, which only the whole set can say; it can wait for the next heartbeat, and for others like it.
+    forgotten: bool,
     /// Single wishes; the whole set has them too.
     pub(crate) nodes: BTreeSet<NodeId>,
     pub(crate) messages: VecDeque<Message>,
@@ -40,6 +42,16 @@ impl Outbox {
     /// Notes that a node's wish changed; [`wake`](Self::wake) sends it.
     pub(crate) fn node(&self, id: NodeId) {
         self.with(|p| p.nodes.insert(id));
+    }
+
+    /// Notes that a wish is gone; [`take_forgotten`](Self::take_forgotten) tells.
+    pub(crate) fn forget(&self) {
+        self.with(|p| p.forgotten = true);
+    }
+
+    /// Whether a wish is gone since this was last asked.
+    pub(crate) fn take_forgotten(&self) -> bool {
+        self.with(|p| std::mem::take(&mut p.forgotten))
     }
 
     /// Notes that the whole set is to be sent; [`wake`](Self::wake) sends it.
@@ -75,7 +87,12 @@ impl Outbox {
     /// Waits until something was noted, and takes it.
     pub(crate) async fn take(&self) -> Pending {
         self.notify.notified().await;
-        self.with(std::mem::take)
+        self.with(|p| {
+            let forgotten = p.forgotten && !p.all;
+            let pending = std::mem::take(p);
+            p.forgotten = forgotten;
+            pending
+        })
     }
 }
 
@@ -97,6 +114,20 @@ mod tests {
             [id("a"), id("b")]
         );
         assert!(!pending.all);
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_waits_for_the_next_whole_set() {
+        let outbox = Outbox::default();
+        outbox.forget();
+        outbox.node(NodeId::new("a").unwrap());
+        outbox.wake();
+        assert!(!outbox.take().await.all, "a change does not resend all");
+        assert!(outbox.take_forgotten() && !outbox.take_forgotten());
+        outbox.forget();
+        outbox.all();
+        outbox.wake();
+        assert!(outbox.take().await.all && !outbox.take_forgotten());
     }
 
     #[test]

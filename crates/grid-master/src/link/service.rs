@@ -259,6 +259,9 @@ async fn write(
                     sequence += 1;
                     let beat = v1::Heartbeat { sequence };
                     send(&sender, from_master::Message::Heartbeat(beat)).await?;
+                    if session.outbox.take_forgotten() {
+                        send(&sender, desired_set(&app, &session.agent)).await?;
+                    }
                 }
             }
         }

@@ -138,7 +138,7 @@ async fn a_failure_is_shown_and_start_tries_again() {
 #[tokio::test]
 async fn asking_twice_makes_one_node() {
     let grid = Grid::start().await;
-    let _agent = Agent::join(&grid, "a").await;
+    let mut agent = Agent::join(&grid, "a").await;
     let body = json!({"node_id": "n1", "memory_limit_mb": 64, "secrets": {"k": "one"}});
     grid.spawn(body.clone()).await.expect(201);
     grid.spawn(body).await.expect(200);
@@ -165,6 +165,16 @@ async fn asking_twice_makes_one_node() {
     );
     let third = keyed("k2", json!({"memory_limit_mb": 1})).await.expect(201);
     assert_ne!(first["id"], third["id"]);
+    // Another node of the same id is not the one that the request made.
+    let body = json!({"node_id": "n9"});
+    keyed("k9", body.clone()).await.expect(201);
+    grid.call("DELETE", "/api/grid/nodes/n9", json!({}))
+        .await
+        .expect(202);
+    while agent.obey().await.state() != grid_proto::v1::DesiredState::Removed {}
+    grid.until("/api/grid/nodes/n9", |a| a.status == 404).await;
+    grid.spawn(body.clone()).await.expect(201);
+    keyed("k9", body).await.error(409);
     // A restart in between changes nothing.
     let grid = grid.restart().await;
     let request = grid.request("POST", "/api/grid/spawn");
