@@ -81,15 +81,11 @@ pub(super) async fn end_leftovers(state: &StateDir, tell: &(dyn Fn(&str) + Sync)
 /// Ends who holds this part's lock; says whether anybody did.
 async fn end_holder(state: &StateDir, part: &str) -> Result<bool> {
     let path = state.lock(part);
-    let Some(holder) = RunLock::holder(&path)? else {
+    let Some((pid, process)) = RunLock::held_by(&path)? else {
         return Ok(false);
     };
-    let fault = |error: std::io::Error| {
-        Error::failed(format!("cannot end the {part}, process {}", holder.pid)).with_source(&error)
-    };
-    let Some(process) = holder.open().map_err(fault)? else {
-        return Ok(false);
-    };
-    process.end(GRACE).await.map_err(fault)?;
+    process.end(GRACE).await.map_err(|error| {
+        Error::failed(format!("cannot end the {part}, process {pid}")).with_source(&error)
+    })?;
     Ok(true)
 }

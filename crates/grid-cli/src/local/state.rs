@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -27,6 +27,8 @@ struct Marker {
     version: u32,
     /// The first nodes were made; from then on the grid's own wishes say what there is.
     nodes_made: bool,
+    /// The number of this file's inode: a copy has another one.
+    inode: u64,
 }
 
 impl StateDir {
@@ -79,7 +81,7 @@ impl StateDir {
     /// Makes the directory and its parts.
     ///
     /// # Errors
-    /// It holds files of something else: a purge would delete them.
+    /// It holds files of something else: a purge would delete them. It is a copy: its nodes are another grid's.
     pub(crate) fn prepare(&self) -> Result<()> {
         let make = |path: &Path, mode: u32| {
             fs::DirBuilder::new()
@@ -97,6 +99,7 @@ impl StateDir {
             self.refuse_strangers()?;
             self.write_marker(false)?;
         }
+        self.refuse_copy()?;
         // Programs that run as other users have to get through to their data.
         make(&self.data(), 0o755)?;
         for private in ["agent", "logs", "master", "run"] {
@@ -133,8 +136,41 @@ impl StateDir {
         ))
     }
 
+    /// Two grids of one state would take each other's nodes for their own. What makes a copy the one that counts is the
+    /// process platform's `accept-copy`, which its agent deletes when it has accepted the copy too.
+    fn refuse_copy(&self) -> Result<()> {
+        let path = self.root.join(MARKER);
+        let marker = self.marker()?;
+        let inode = fs::metadata(&path)
+            .map_err(|error| Error::io("look at", &path, &error))?
+            .ino();
+        if marker.inode == inode {
+            return Ok(());
+        }
+        let platform = self.agent().join("process");
+        let accept = platform.join("accept-copy");
+        if accept.exists() || !platform.exists() {
+            return self.write_marker(marker.nodes_made);
+        }
+        Err(Error::new(
+            ErrorKind::OwnedByOther,
+            format!(
+                "the state directory `{}` is a copy of another one",
+                self.root.display()
+            ),
+        )
+        .with_hint(format!(
+            "If the other one is not used any more, run `touch {}` and try again; if it is, delete this copy.",
+            accept.display()
+        )))
+    }
+
     /// Whether the first nodes were made.
     pub(crate) fn nodes_made(&self) -> Result<bool> {
+        Ok(self.marker()?.nodes_made)
+    }
+
+    fn marker(&self) -> Result<Marker> {
         let path = self.root.join(MARKER);
         let text = fs::read(&path).map_err(|error| Error::io("read", &path, &error))?;
         let marker: Marker = serde_json::from_slice(&text).map_err(|error| {
@@ -154,7 +190,7 @@ impl StateDir {
             )
             .with_hint("Use the newer `grid`, or another `--state-dir DIR`."));
         }
-        Ok(marker.nodes_made)
+        Ok(marker)
     }
 
     /// Notes that the first nodes were made.
@@ -166,14 +202,15 @@ impl StateDir {
     fn write_marker(&self, nodes_made: bool) -> Result<()> {
         let path = self.root.join(MARKER);
         let fresh = self.root.join("grid.json.new");
-        let text = serde_json::to_vec(&Marker {
-            version: 1,
-            nodes_made,
-        })
-        .unwrap_or_default();
         let write = || {
-            fs::write(&fresh, &text)?;
-            fs::File::open(&fresh)?.sync_all()?;
+            let mut file = fs::File::create(&fresh)?;
+            let marker = Marker {
+                version: 1,
+                nodes_made,
+                inode: file.metadata()?.ino(),
+            };
+            serde_json::to_writer(&mut file, &marker)?;
+            file.sync_all()?;
             fs::rename(&fresh, &path)?;
             fs::File::open(&self.root)?.sync_all()
         };
@@ -214,6 +251,26 @@ mod tests {
         let error = StateDir::new(dir.path().into()).prepare().unwrap_err();
         assert_eq!(error.report.kind, ErrorKind::OwnedByOther);
         assert!(dir.path().join("data").exists());
+    }
+
+    #[test]
+    fn a_copy_is_refused_until_it_is_accepted_and_a_moved_one_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::new(dir.path().join("first"));
+        first.prepare().unwrap();
+        let moved = StateDir::new(dir.path().join("moved"));
+        fs::rename(first.root(), moved.root()).unwrap();
+        moved.prepare().unwrap();
+        let copy = StateDir::new(dir.path().join("copy"));
+        let platform = copy.agent().join("process");
+        fs::create_dir_all(&platform).unwrap();
+        fs::copy(moved.root().join(MARKER), copy.root().join(MARKER)).unwrap();
+        let error = copy.prepare().unwrap_err();
+        assert_eq!(error.report.kind, ErrorKind::OwnedByOther);
+        fs::write(platform.join("accept-copy"), "").unwrap();
+        copy.prepare().unwrap();
+        fs::remove_file(platform.join("accept-copy")).unwrap();
+        copy.prepare().unwrap();
     }
 
     #[test]

@@ -155,6 +155,32 @@ fn a_directory_of_something_else_is_refused() {
 }
 
 #[test]
+fn a_copied_state_directory_is_refused_and_the_original_is_left_in_peace() {
+    let grid = Grid::new();
+    let up = grid.up(&["--nodes", "1"]);
+    let copy = grid.dir().join("copy");
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([grid.state(), copy.clone()])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    for args in [&["up", "--detach"][..], &["down"], &["down", "--purge"]] {
+        let told = std::process::Command::new(env!("CARGO_BIN_EXE_grid"))
+            .arg("--state-dir")
+            .arg(&copy)
+            .args(args)
+            .output()
+            .unwrap();
+        let told = crate::support::told(&told);
+        assert!(told.contains("is a copy of another one"), "{told}");
+    }
+    assert!(copy.join("grid.json").exists());
+    assert_eq!(grid.up(&[]), up, "the original was disturbed");
+    fs::remove_dir_all(copy).unwrap();
+}
+
+#[test]
 fn a_failed_node_says_why_and_a_wait_that_is_too_long_has_its_own_code() {
     let grid = Grid::new();
     grid.up(&["--nodes", "0"]);
