@@ -8,8 +8,9 @@ use tokio::sync::watch;
 
 use crate::{
     cgroup::Cgroups,
+    claim::Purpose,
     config::{CgroupMode, ProcessConfig},
-    data::KeptData,
+    data::{Kept, KeptData},
     error::{Context, error},
     install::Install,
     intent::Intent,
@@ -431,7 +432,7 @@ impl Hall<'_> {
 }
 
 /// Goes on with deletions of data that were cut short.
-fn finish_purges(inner: &Inner) {
+fn finish_purges(inner: &Arc<Inner>) {
     let Ok(all) = inner.kept.all() else { return };
     let used: Vec<_> = inner
         .registry
@@ -443,8 +444,17 @@ fn finish_purges(inner: &Inner) {
         // The node is still there: its removal was cut short before, and has to be asked for again.
         let done = if used.contains(&kept.path) {
             inner.kept.forget(&kept)
+        } else if used.iter().any(|it| it.starts_with(&kept.path)) {
+            // What came to lie in it meanwhile is not deleted with it.
+            inner.kept.put(&Kept {
+                purge: false,
+                ..kept.clone()
+            })
         } else {
-            removal::finish_purge(inner, &kept)
+            // Nor is what another node left in it.
+            inner
+                .claim_path(&kept.node_id, &kept.path, Purpose::Delete)
+                .and_then(|_claim| removal::finish_purge(inner, &kept))
         };
         if let Err(e) = done {
             tracing::warn!(node = %kept.node_id, error = %e, "data whose deletion was asked for is still there");

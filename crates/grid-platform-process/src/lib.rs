@@ -8,6 +8,8 @@ mod adopt;
 #[cfg(target_os = "linux")]
 mod cgroup;
 #[cfg(target_os = "linux")]
+mod claim;
+#[cfg(target_os = "linux")]
 mod data;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;

@@ -1,7 +1,7 @@
 //! Spawn and stop. What cannot be taken back half-way runs to its end in its node's turn, also when the
 //! call that began it is dropped; between two such steps a drop is what a crash is, and the next call mends it.
 
-use std::{future::Future, path::Path, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use grid_platform_api::{
     Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
@@ -10,7 +10,8 @@ use grid_platform_api::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    data::{self, Found, Site},
+    claim::Purpose,
+    data::{Found, Site},
     error::{Context, PLATFORM, error},
     install::random,
     intent::{self, Goal, Intent},
@@ -200,7 +201,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     };
     let site = Site::of(&inner.config, &path)?;
     let path = site.path();
-    let path_claim = inner.claim_path(&id, &path)?;
+    let path_claim = inner.claim_path(&id, &path, Purpose::Make)?;
     let was_there = site.check(&inner.install.owner, &id)? != Found::Nothing;
     let missing_parents = site.missing_parents();
     let intent = Intent {
@@ -470,48 +471,4 @@ pub(crate) async fn finish(
         }
     });
     Ok(())
-}
-
-/// A data path that a node in the making wants.
-pub(crate) struct PathClaim {
-    inner: Arc<Inner>,
-    id: NodeId,
-}
-
-impl Drop for PathClaim {
-    fn drop(&mut self) {
-        self.inner.paths().remove(&self.id);
-    }
-}
-
-impl Inner {
-    /// Takes a data path for a node that is being made.
-    ///
-    /// # Errors
-    /// `Conflict` when it is another node's, or lies in it, or around it.
-    fn claim_path(self: &Arc<Self>, id: &NodeId, path: &Path) -> Result<PathClaim> {
-        let mut claimed = self.paths();
-        let nodes = self.registry.all();
-        let used = nodes
-            .iter()
-            .map(|it| (it.id.clone(), it.now().intent.data_path.clone()))
-            .chain(claimed.iter().map(|(id, path)| (id.clone(), path.clone())))
-            .find(|(other, used)| other != id && data::overlap(path, used));
-        if let Some((other, used)) = used {
-            return Err(error(
-                ErrorKind::Conflict,
-                format!(
-                    "the data path `{}` overlaps `{}` of the node `{other}`",
-                    path.display(),
-                    used.display()
-                ),
-            )
-            .with_hint("Choose another `storage_path`."));
-        }
-        claimed.insert(id.clone(), path.to_owned());
-        Ok(PathClaim {
-            inner: Arc::clone(self),
-            id: id.clone(),
-        })
-    }
 }

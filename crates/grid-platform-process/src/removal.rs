@@ -9,7 +9,8 @@ use std::{
 use grid_platform_api::{DataPolicy, NodeData, NodeId, NodeUid, Result};
 
 use crate::{
-    data::{Found, Kept, Site},
+    claim::{PathClaim, Purpose},
+    data::{Found, Kept, Site, overlap},
     error::Context,
     intent::{Goal, Intent},
     lifecycle::{blocking, detached, finish, has_living_shim, in_turn},
@@ -49,7 +50,12 @@ async fn remove_in_turn(
     let now = node.now();
     if data == DataPolicy::Purge {
         // Refused before anything is ended or deleted.
-        Site::of(&inner.config, &now.intent.data_path)?.check(&inner.install.owner, &node.id)?;
+        let (inner, node, intent) = (
+            Arc::clone(&inner),
+            Arc::clone(&node),
+            Arc::clone(&now.intent),
+        );
+        blocking(move || may_purge(&inner, &node.id, &intent.data_path).map(drop)).await?;
     }
     if has_living_shim(&now) && now.intent.wants_running() {
         let mut intent = Intent::clone(&now.intent);
@@ -63,10 +69,22 @@ async fn remove_in_turn(
     blocking(move || in_turn(turn, || delete(&inner, &node, data))).await
 }
 
+/// Takes the data of a node to delete it; `None` when there is none that was made for it.
+fn may_purge(inner: &Arc<Inner>, id: &NodeId, path: &Path) -> Result<Option<PathClaim>> {
+    let found = Site::of(&inner.config, path)?.check(&inner.install.owner, id)?;
+    matches!(found, Found::Marked(_))
+        .then(|| inner.claim_path(id, path, Purpose::Delete))
+        .transpose()
+}
+
 /// Deletes the record of a node that has ended, and its data if that is wanted.
-fn delete(inner: &Inner, node: &Node, data: DataPolicy) -> Result<()> {
+fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
     let intent = node.now().intent;
     let id = &node.id;
+    let _claim = match data {
+        DataPolicy::Purge => may_purge(inner, id, &intent.data_path)?,
+        DataPolicy::Keep => None,
+    };
     let what = format!("delete the record of the node `{id}`");
     // The lock says that no shim lives; with it none can be started any more.
     let _lock = inner.node_dir(id)?.lock(id)?;
@@ -121,9 +139,10 @@ pub(crate) fn trash_name(uid: &NodeUid) -> String {
 pub(crate) const TRASH: &str = ".trash-";
 
 /// Deletes the data that earlier nodes of this id left.
-fn purge_kept(inner: &Inner, id: &NodeId) -> Result<()> {
-    for mut kept in leftovers(inner)?.into_values() {
+fn purge_kept(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
+    for mut kept in leftovers(inner, None)?.into_values() {
         if kept.node_id == *id {
+            let _claim = inner.claim_path(id, &kept.path, Purpose::Delete)?;
             kept.purge = true;
             inner.kept.put(&kept)?;
             finish_purge(inner, &kept)?;
@@ -140,12 +159,16 @@ pub(crate) fn finish_purge(inner: &Inner, kept: &Kept) -> Result<()> {
 }
 
 /// Data of this owner without a node: what is remembered, and what is found where nodes have their data by default.
-fn leftovers(inner: &Inner) -> Result<BTreeMap<PathBuf, Kept>> {
+/// All of it, or what meets a path.
+pub(crate) fn leftovers(inner: &Inner, near: Option<&Path>) -> Result<BTreeMap<PathBuf, Kept>> {
+    let is_near = |path: &Path| near.is_none_or(|it| overlap(it, path));
     let mut all = inner.kept.all()?;
+    all.retain(|path, _| is_near(path));
     let names = files::open_dir(&inner.config.data_path).and_then(files::names);
     for name in names.cannot(format!("read `{}`", inner.config.data_path.display()))? {
         let path = inner.config.data_path.join(name);
-        if let Ok(site) = Site::of(&inner.config, &path)
+        if is_near(&path)
+            && let Ok(site) = Site::of(&inner.config, &path)
             && let Ok(Found::Marked(marker)) = site.look()
             && marker.owner == inner.install.owner
         {
@@ -184,7 +207,7 @@ pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
             .iter()
             .filter_map(|node| entry(&node.id, &node.now().intent.data_path, true))
             .collect();
-        let left = leftovers(&inner)?;
+        let left = leftovers(&inner, None)?;
         all.extend(
             left.values()
                 .filter_map(|it| entry(&it.node_id, &it.path, false)),

@@ -389,3 +389,87 @@ async fn a_shim_is_reaped_though_its_platform_is_gone() {
     );
     clean(&platform).await;
 }
+
+#[tokio::test]
+async fn nothing_is_made_in_data_that_was_kept_or_around_it() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let outer = place.data("some/where");
+    let at = |name: &str, path: &Path| sh(name, SLEEP).storage_path(path).build().unwrap();
+    platform.spawn_node(at("ka", &outer)).await.unwrap();
+    platform
+        .remove_node(&id("ka"), DataPolicy::Keep)
+        .await
+        .unwrap();
+    for path in [outer.join("sub"), outer.clone(), place.data("some")] {
+        let error = platform.spawn_node(at("kb", &path)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OwnedByOther, "{error}");
+        assert!(error.hint().is_some_and(|it| it.contains("storage_path")));
+        assert!(platform.list_nodes().await.unwrap().is_empty());
+    }
+    // It is still its own node's, and nobody's once it is purged.
+    platform.spawn_node(at("ka", &outer)).await.unwrap();
+    clean(&platform).await;
+    platform
+        .spawn_node(at("kb", &outer.join("sub")))
+        .await
+        .unwrap();
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn data_with_a_nodes_data_in_it_is_not_purged() {
+    let place = Place::new();
+    let platform = place.open().await;
+    platform
+        .spawn_node(sh("ka", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    platform
+        .remove_node(&id("ka"), DataPolicy::Keep)
+        .await
+        .unwrap();
+    platform
+        .spawn_node(sh("kb", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    platform.stop_node(&id("kb")).await.unwrap();
+    drop(platform);
+    // What earlier versions let happen: the data of the one in the data that the other left.
+    let (kept, inside) = (place.data("ka"), place.data("ka").join("sub"));
+    fs::rename(place.data("kb"), &inside).unwrap();
+    fs::write(inside.join("precious"), "x").unwrap();
+    let intent = place.node_dir("kb").join("intent.json");
+    let text = fs::read_to_string(&intent).unwrap();
+    let old = format!("\"data_path\":{:?}", place.data("kb"));
+    assert!(text.contains(&old), "{text}");
+    fs::write(
+        &intent,
+        text.replace(&old, &format!("\"data_path\":{inside:?}")),
+    )
+    .unwrap();
+
+    let platform = place.open().await;
+    let error = platform
+        .remove_node(&id("ka"), DataPolicy::Purge)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Conflict, "{error}");
+    assert!(error.hint().is_some_and(|it| it.contains("kb")));
+    // An open goes on with purges that were cut short: with this one it does not either.
+    drop(platform);
+    for entry in fs::read_dir(place.config.state_dir.join("data")).unwrap() {
+        let file = entry.unwrap().path();
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(&file, text.replace("\"purge\":false", "\"purge\":true")).unwrap();
+    }
+    let platform = place.open().await;
+    assert!(inside.join("precious").exists());
+    for name in ["kb", "ka"] {
+        platform
+            .remove_node(&id(name), DataPolicy::Purge)
+            .await
+            .unwrap();
+    }
+    assert!(!kept.exists());
+}
