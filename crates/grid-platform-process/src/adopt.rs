@@ -311,7 +311,15 @@ impl Hall<'_> {
             IntentRead::Found(intent) if intent.config.node_id == id => *intent,
             IntentRead::Missing if !alive => {
                 // Nothing was promised: the record is the first thing that is durable.
-                return files::remove_tree(self.nodes, name).cannot(what);
+                return match dir.stranger(&id)? {
+                    None => files::remove_tree(self.nodes, name).cannot(what),
+                    Some(strange) => {
+                        let why = format!(
+                            "is missing, and beside it lies `{strange}`, which is no part of a node"
+                        );
+                        self.put_aside(&id, alive, &why)
+                    }
+                };
             }
             other => {
                 let why = match other {

@@ -223,8 +223,8 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
         other => other.ok().flatten(),
     };
     let cgroup_config = intent.config.clone();
+    let dir = NodeDir::create(&inner.nodes_dir, &id)?;
     let made = || -> Result<Arc<Node>> {
-        let dir = NodeDir::create(&inner.nodes_dir, &id)?;
         let what = format!("make the record of the node `{id}`");
         dir.write_secrets(&secrets(&intent.config), account.map(|it| (it.uid, it.gid)))
             .cannot(&what)?;

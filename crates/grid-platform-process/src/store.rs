@@ -24,6 +24,20 @@ use crate::{
 const INTENT: &str = "intent.json";
 const INTENT_MAX: usize = 4 * 1024 * 1024;
 const SECRETS: &str = "secrets";
+/// All that a node's directory has, with what a write that was cut short leaves.
+const NAMES: [&str; 11] = [
+    INTENT,
+    "intent.json.tmp",
+    "launch",
+    "launch.tmp",
+    "lock",
+    "log",
+    "log.index",
+    "log.index.tmp",
+    "record",
+    SECRETS,
+    "sock",
+];
 /// How long a lock that should be free is asked for again: a child that somebody else in this process forks holds
 /// copies of all descriptors until it executes.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -55,10 +69,29 @@ impl NodeDir {
         let name = id.native_name();
         let context = format!("make the directory of the node `{id}`");
         if !files::make_dir_at(&nodes, &name, 0o711).cannot(&context)? {
+            if let Some(strange) = Self::open(&nodes, id).cannot(&context)?.stranger(id)? {
+                return Err(error(
+                    ErrorKind::Corrupt,
+                    format!("the directory of the node `{id}` holds `{strange}`, which is no part of a node"),
+                )
+                .with_hint(format!(
+                    "Move `{name}` out of the directory `nodes` of the agent's state: somebody may need what is in it."
+                )));
+            }
             files::remove_tree(&nodes, &name).cannot(&context)?;
             files::make_dir_at(&nodes, &name, 0o711).cannot(&context)?;
         }
         Self::open(nodes, id).cannot(&context)
+    }
+
+    /// Something in it that no node's directory has: it is not ours to delete then.
+    pub(crate) fn stranger(&self, id: &NodeId) -> Result<Option<String>> {
+        let names =
+            files::names(&self.fd).cannot(format!("read the directory of the node `{id}`"))?;
+        let strange = names
+            .iter()
+            .find(|it| !NAMES.iter().any(|own| *own == **it));
+        Ok(strange.map(|it| it.to_string_lossy().escape_debug().to_string()))
     }
 
     /// The handle.

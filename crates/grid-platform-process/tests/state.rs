@@ -473,3 +473,29 @@ async fn data_with_a_nodes_data_in_it_is_not_purged() {
     }
     assert!(!kept.exists());
 }
+
+#[tokio::test]
+async fn what_is_no_nodes_is_never_deleted_with_an_unfinished_one() {
+    let place = Place::new();
+    drop(place.open().await);
+    let precious = place.node_dir("a").join("precious");
+    fs::create_dir(place.node_dir("a")).unwrap();
+    fs::write(&precious, "x").unwrap();
+    let platform = place.open().await;
+    let quarantine = place.config.state_dir.join("quarantine/sutra-grid-a-0");
+    assert!(quarantine.join("precious").exists());
+    let probe = platform.probe().await.unwrap();
+    assert!(probe.checks.iter().any(|it| it.name == "records"
+        && it.detail.contains("precious")
+        && it.status == CheckStatus::Degraded));
+
+    // Nor when it comes while the platform is open.
+    fs::create_dir(place.node_dir("a")).unwrap();
+    fs::write(&precious, "x").unwrap();
+    let spawn = platform.spawn_node(sh("a", SLEEP).build().unwrap()).await;
+    let error = spawn.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.hint().is_some_and(|it| it.contains("sutra-grid-a")));
+    assert!(precious.exists());
+    assert!(platform.list_nodes().await.unwrap().is_empty());
+}
