@@ -16,6 +16,9 @@ use crate::{
 /// The lists are read again after this even when no event came, in case one was lost on the way.
 const RESYNC: Duration = Duration::from_secs(2);
 
+/// How often a master that does not answer is called again.
+const LOOK: Duration = Duration::from_millis(50);
+
 /// A line on the terminal that says what is waited for; nothing where nobody watches.
 pub(crate) struct Spinner(ProgressBar);
 
@@ -50,12 +53,12 @@ impl Drop for Spinner {
 pub(crate) async fn wait(
     client: &Client,
     targets: &[(NodeId, Goal)],
-    timeout: Duration,
+    limit: Limit,
 ) -> Result<Vec<Node>> {
-    let deadline = Instant::now() + timeout;
     let spinner = Spinner::new("waiting for nodes");
     // Subscribed before the lists are read, so that no change falls between the two.
-    let mut events = client.events(None).await?;
+    let subscribe = async || client.events(None).await.map_err(Error::from);
+    let mut events = limit.reach(subscribe).await?;
     loop {
         let missing = match client.nodes(&NodeFilter::default()).await {
             Ok(nodes) => match survey(targets, &nodes)? {
@@ -66,7 +69,7 @@ pub(crate) async fn wait(
             Err(error) => return Err(error.into()),
         };
         spinner.say(missing.clone());
-        let wake = (Instant::now() + RESYNC).min(deadline);
+        let wake = (Instant::now() + RESYNC).min(limit.end);
         tokio::select! {
             event = events.next() => match event {
                 Ok(_) => {}
@@ -75,8 +78,8 @@ pub(crate) async fn wait(
             },
             () = tokio::time::sleep_until(wake) => {}
         }
-        if Instant::now() >= deadline {
-            return Err(late(timeout, &missing));
+        if limit.is_over() {
+            return Err(limit.late(&missing));
         }
     }
 }
@@ -108,17 +111,59 @@ fn chosen(targets: &[(NodeId, Goal)], nodes: Vec<Node>) -> Vec<Node> {
         .collect()
 }
 
-/// The failure of a wait that took too long.
-pub(crate) fn late(timeout: Duration, missing: &str) -> Error {
-    Error::new(
-        ErrorKind::Timeout,
-        format!(
-            "not done after {}: {missing}",
-            humantime::format_duration(timeout)
-        ),
-    )
-    .with_exit(Exit::Timeout)
-    .with_hint(
-        "It goes on by itself; `grid nodes` shows how far it is, and `--timeout` waits longer.",
-    )
+/// How long something may take, all in all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limit {
+    whole: Duration,
+    end: Instant,
+}
+
+impl Limit {
+    /// This long from now on.
+    pub(crate) fn from_now(whole: Duration) -> Self {
+        let end = Instant::now() + whole;
+        Self { whole, end }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    /// The failure of a wait that took too long.
+    pub(crate) fn late(&self, missing: &str) -> Error {
+        Error::new(
+            ErrorKind::Timeout,
+            format!(
+                "not done after {}: {missing}",
+                humantime::format_duration(self.whole)
+            ),
+        )
+        .with_exit(Exit::Timeout)
+        .with_hint(
+            "It goes on by itself; `grid nodes` shows how far it is, and `--timeout` waits longer.",
+        )
+    }
+
+    /// What is done in time; else `missing` is told.
+    pub(crate) async fn within<T>(
+        &self,
+        missing: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        tokio::time::timeout_at(self.end, work)
+            .await
+            .unwrap_or_else(|_| Err(self.late(missing)))
+    }
+
+    /// Calls a master that may just be starting again, until it answers.
+    pub(crate) async fn reach<T>(&self, call: impl AsyncFn() -> Result<T>) -> Result<T> {
+        loop {
+            match call().await {
+                Err(error) if error.exit == Exit::Unreachable && !self.is_over() => {
+                    tokio::time::sleep(LOOK).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::{
     output,
     progress::Goal,
     render,
-    wait::wait,
+    wait::{Limit, wait},
 };
 
 pub(super) async fn list(context: &Context, args: &NodesArgs) -> Result<()> {
@@ -86,7 +86,7 @@ pub(super) async fn remove(context: &Context, args: &RmArgs) -> Result<()> {
         .iter()
         .map(|node| (node.id.clone(), Goal::Removed))
         .collect();
-    wait(&client, &targets, args.wait.timeout).await?;
+    wait(&client, &targets, Limit::from_now(args.wait.timeout)).await?;
     match context.format() {
         Format::Json => output::json(&targets.iter().map(|(id, _)| id).collect::<Vec<_>>()),
         Format::Table => output::out(
@@ -108,7 +108,7 @@ pub(super) async fn settle(
 ) -> Result<()> {
     if args.wait {
         let targets: Vec<_> = nodes.iter().map(|node| (node.id.clone(), goal)).collect();
-        nodes = wait(client, &targets, args.timeout).await?;
+        nodes = wait(client, &targets, Limit::from_now(args.timeout)).await?;
     }
     output::show(context.format(), &nodes, |nodes| {
         render::nodes(nodes, false)

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(seen.last_end.as_deref(), Some("exit code 7"));
         keeper.stop().await;
         assert_eq!(status.borrow().master.pid, None);
-        let lines = logfile::last_lines(&dir.path().join("x.log"), 2);
+        let lines = logfile::last_lines(&dir.path().join("x.log"), 0, 2);
         assert_eq!(lines, ["out", "err"]);
     }
 
@@ -195,7 +195,7 @@ mod tests {
             .wait_for(|status| status.master.pid.is_some())
             .await
             .unwrap();
-        while logfile::last_lines(&dir.path().join("x.log"), 1) != ["ready"] {
+        while logfile::last_lines(&dir.path().join("x.log"), 0, 1) != ["ready"] {
             tokio::task::yield_now().await;
         }
         keeper.stop().await;

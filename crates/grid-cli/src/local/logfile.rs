@@ -32,13 +32,20 @@ pub(crate) fn bound(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.set_len(0)
 }
 
-/// The last lines of a log.
-pub(crate) fn last_lines(path: &Path, lines: usize) -> Vec<String> {
+/// How long a log is, in bytes; 0 when there is none.
+pub(crate) fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |meta| meta.len())
+}
+
+/// The last lines of what a log has behind its first `from` bytes.
+pub(crate) fn last_lines(path: &Path, from: u64, lines: usize) -> Vec<String> {
     const TAIL_BYTES: u64 = 64 * 1024;
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        // A log that is shorter by now was cut, and all of it is new.
+        let from = if length < from { 0 } else { from };
+        file.seek(SeekFrom::Start(from.max(length.saturating_sub(TAIL_BYTES))))?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -61,10 +68,9 @@ pub(crate) struct Follower {
 
 impl Follower {
     pub(crate) fn at_end(path: PathBuf) -> Self {
-        let position = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         Self {
+            position: length(&path),
             path,
-            position,
             rest: Vec::new(),
         }
     }
@@ -123,6 +129,23 @@ mod tests {
         log.write_all(b"after\n").unwrap();
         follower.rest.clear();
         assert_eq!(follower.read().unwrap(), ["after"]);
-        assert_eq!(last_lines(&path, 5), ["after"]);
+        assert_eq!(last_lines(&path, 0, 5), ["after"]);
+    }
+
+    #[test]
+    fn the_last_lines_are_those_behind_a_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.log");
+        assert_eq!(length(&path), 0);
+        std::fs::write(&path, "of an earlier start\n").unwrap();
+        let mark = length(&path);
+        let mut log = open(&path).unwrap();
+        assert_eq!(last_lines(&path, mark, 5), [""; 0]);
+        log.write_all(b"one\ntwo\n").unwrap();
+        assert_eq!(last_lines(&path, mark, 5), ["one", "two"]);
+        assert_eq!(last_lines(&path, mark, 1), ["two"]);
+        log.set_len(0).unwrap();
+        log.write_all(b"cut\n").unwrap();
+        assert_eq!(last_lines(&path, mark, 5), ["cut"]);
     }
 }

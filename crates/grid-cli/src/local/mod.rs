@@ -13,10 +13,10 @@ mod state;
 mod status;
 mod supervisor;
 
-pub(crate) use control::Connection;
+pub(crate) use control::{Connection, Watch};
 pub(crate) use down::{Ended, Keepers, bring_down};
 pub(crate) use lock::RunLock;
-pub(crate) use logfile::{Follower, last_lines};
+pub(crate) use logfile::{Follower, last_lines, length as log_length, open as open_log};
 pub(crate) use state::StateDir;
 pub(crate) use status::{ChildStatus, Readiness, Status};
 pub(crate) use supervisor::{Plan, supervise};

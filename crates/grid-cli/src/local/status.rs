@@ -28,6 +28,9 @@ pub(crate) struct ChildStatus {
     pub(crate) last_end: Option<String>,
 }
 
+/// A child that was started this often again, and ended each time, will not come up.
+const ENOUGH: u64 = 3;
+
 /// What `up` waits for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Readiness {
@@ -59,6 +62,19 @@ impl Status {
             }
         }
         Readiness::NotYet
+    }
+
+    /// The child that ended again and again since `first` was the status, and how it did. One that ended once may have
+    /// been killed, and runs again soon.
+    pub(crate) fn failing(&self, first: &Self) -> Option<(&'static str, String)> {
+        let parts = [
+            ("master", &self.master, &first.master),
+            ("agent", &self.agent, &first.agent),
+        ];
+        parts.into_iter().find_map(|(child, now, first)| {
+            let how = now.last_end.clone()?;
+            (now.pid.is_none() && now.starts >= first.starts + ENOUGH).then_some((child, how))
+        })
     }
 }
 
@@ -118,5 +134,25 @@ mod tests {
             true,
             Readiness::Ready(addresses.clone()),
         );
+    }
+
+    #[test]
+    fn a_child_that_ends_again_and_again_is_failing() {
+        let status = |pid: Option<u32>, starts: u64| Status {
+            agent: ChildStatus {
+                pid,
+                starts,
+                last_end: Some("exit code 1".into()),
+            },
+            ..Status::default()
+        };
+        let check = |now: Status, expect: bool| {
+            let failing = now.failing(&status(Some(1), 5));
+            assert_eq!(failing.is_some(), expect, "{now:?}");
+        };
+        check(status(None, 5), false);
+        check(status(Some(2), 8), false);
+        check(status(None, 7), false);
+        check(status(None, 8), true);
     }
 }

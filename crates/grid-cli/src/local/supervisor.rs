@@ -215,7 +215,7 @@ async fn first_addresses(master: PathBuf) -> Addresses {
 
 async fn bound_logs(state: StateDir) {
     loop {
-        for part in ["master", "agent"] {
+        for part in ["supervisor", "master", "agent"] {
             // A log that is not there yet is within its bounds.
             logfile::bound(&state.log(part)).ok();
         }

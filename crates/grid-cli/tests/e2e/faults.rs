@@ -67,6 +67,56 @@ fn up_is_idempotent_and_makes_nodes_that_are_asked_for() {
 }
 
 #[test]
+fn an_up_waits_for_a_master_that_was_just_killed() {
+    let grid = Grid::new();
+    let up = grid.up(&["--nodes", "1"]);
+    for _ in 0..3 {
+        kill(pid(&grid.up(&[]), "master"));
+        let again = grid.up(&["--nodes", "1"]);
+        assert_eq!(again["nodes"][0]["pid"], up["nodes"][0]["pid"]);
+        assert_eq!(again["supervisor"], up["supervisor"]);
+    }
+}
+
+#[test]
+fn an_agent_that_ends_at_once_is_told_long_before_the_timeout() {
+    let grid = Grid::new();
+    grid.up(&["--nodes", "0"]);
+    grid.run(&["down"]);
+    let install = grid.state().join("agent/process/install.json");
+    let good = fs::read(&install).unwrap();
+    fs::write(&install, "{").unwrap();
+    let args = ["up", "--detach", "--timeout", "1h", "--http", "127.0.0.1:0"];
+    let told = grid.fails(&[&args[..], &["--grpc", "127.0.0.1:0"]].concat(), 1);
+    assert!(
+        told.contains("error: the agent does not come up: exit code"),
+        "{told}"
+    );
+    assert!(told.contains("install.json"), "its last words: {told}");
+    fs::write(&install, good).unwrap();
+}
+
+#[test]
+fn an_up_that_is_too_slow_says_its_limit_and_that_it_is_down_again() {
+    let grid = Grid::new();
+    let args = [
+        "up",
+        "--detach",
+        "--timeout",
+        "7ms",
+        "--http",
+        "127.0.0.1:0",
+    ];
+    let told = grid.fails(&[&args[..], &["--grpc", "127.0.0.1:0"]].concat(), 6);
+    assert!(told.contains("not done after 7ms: "), "{told}");
+    assert!(
+        told.contains("hint: The grid was taken down again"),
+        "{told}"
+    );
+    assert_eq!(processes(&grid.state()), []);
+}
+
+#[test]
 fn several_ups_at_once_make_one_grid() {
     let grid = Grid::new();
     let ups: Vec<_> = (0..4)
@@ -127,12 +177,14 @@ fn a_taken_port_is_named_and_nothing_is_left_running() {
     );
     assert!(told.contains("hint: "), "{told}");
     assert_eq!(processes(&grid.state()), []);
-    // In the foreground too.
+    // In the foreground too, and without the last words of earlier times.
+    fs::write(grid.state().join("logs/master.log"), "an old tale\n").unwrap();
     let told = grid.fails(&["up", "--http", &address, "--grpc", "127.0.0.1:0"], 1);
     assert!(
         told.contains("error: the master does not come up"),
         "{told}"
     );
+    assert!(!told.contains("an old tale"), "{told}");
     assert_eq!(processes(&grid.state()), []);
 }
 

@@ -3,16 +3,17 @@
 use std::{process::Child, time::Duration};
 
 use grid_client::{Agent, Client, Desired, Node, NodeFilter, NodeSettings, SpawnRequest};
-use grid_platform_api::NodeId;
+use grid_platform_api::{ErrorKind, Failure, FailureReason, NodeId};
 use tokio::time::Instant;
 
-use super::{FIRST_NODES, Up, local_client, no_start};
+use super::{FIRST_NODES, Up, local_client};
 use crate::{
     args::UpArgs,
+    context::Addresses,
     error::{Error, Result},
-    local::{AGENT_ID, Connection, Readiness, StateDir, Status, last_lines},
+    local::{AGENT_ID, Connection, Readiness, StateDir, Status, Watch, last_lines, log_length},
     progress::Goal,
-    wait::{Spinner, late, wait},
+    wait::{Limit, Spinner, wait},
 };
 
 /// How long a supervisor may take to listen.
@@ -28,45 +29,127 @@ pub(super) enum Supervisor {
     Found,
 }
 
+/// How long the logs were before; what is behind is of this start.
+pub(super) struct Logs {
+    supervisor: u64,
+    master: u64,
+    agent: u64,
+}
+
+impl Logs {
+    pub(super) fn now(state: &StateDir) -> Self {
+        let length = |part| log_length(&state.log(part));
+        Self {
+            supervisor: length("supervisor"),
+            master: length("master"),
+            agent: length("agent"),
+        }
+    }
+}
+
 /// Waits for master and agent, makes the nodes that are missing, and waits for them.
-pub(super) async fn up(args: &UpArgs, state: &StateDir, supervisor: Supervisor) -> Result<Up> {
-    let deadline = Instant::now() + args.timeout;
-    let in_time = |what: &str| late(args.timeout, what);
+pub(super) async fn up(
+    args: &UpArgs,
+    state: &StateDir,
+    supervisor: Supervisor,
+    logs: &Logs,
+) -> Result<Up> {
+    let limit = Limit::from_now(args.timeout);
     let spinner = Spinner::new("starting master and agent");
     let (child, patient) = match supervisor {
         Supervisor::Own(child) => (child, false),
         Supervisor::Found => (None, true),
     };
-    let connection = connect(state, child).await?;
-    let (status, addresses) = tokio::time::timeout_at(deadline, ready(state, connection, patient))
-        .await
-        .map_err(|_| in_time("master and agent are not up yet"))??;
+    let mut watch = connect(state, child, logs).await?.watch().await?;
+    let ready = ready(state, &mut watch, patient, logs);
+    let (mut status, addresses) = limit
+        .within("master and agent are not up yet", ready)
+        .await?;
     let client = local_client(state, &addresses)?;
+    let (nodes, fault) = tokio::select! {
+        nodes = bring_nodes(args, state, &client, limit, spinner) => nodes?,
+        error = failing(state, &mut watch, &mut status, logs) => return Err(error),
+    };
+    Ok(Up {
+        status,
+        addresses,
+        nodes,
+        fault,
+    })
+}
+
+/// Makes the nodes that are missing and waits for all; with them comes the first that is not well.
+async fn bring_nodes(
+    args: &UpArgs,
+    state: &StateDir,
+    client: &Client,
+    limit: Limit,
+    spinner: Spinner,
+) -> Result<(Vec<Node>, Option<Error>)> {
     spinner.say("waiting for the agent to reach the master".to_owned());
-    tokio::time::timeout_at(deadline, agent_ready(&client))
-        .await
-        .map_err(|_| in_time("the agent has not reached the master yet"))??;
+    let connected = limit.reach(async || agent_ready(client).await);
+    limit
+        .within("the agent has not reached the master yet", connected)
+        .await?;
     spinner.say("making nodes".to_owned());
-    ensure_nodes(args, state, &client).await?;
+    limit
+        .reach(async || ensure_nodes(args, state, client).await)
+        .await?;
     drop(spinner);
-    let targets: Vec<_> = local_nodes(&client)
+    let nodes = async || local_nodes(client).await;
+    let targets: Vec<_> = limit
+        .reach(nodes)
         .await?
         .into_iter()
         .filter(|node| node.desired == Desired::Running)
         .map(|node| (node.id, Goal::Running))
         .collect();
-    let left = deadline.saturating_duration_since(Instant::now());
-    let fault = wait(&client, &targets, left).await.err();
-    Ok(Up {
-        status,
-        addresses,
-        nodes: local_nodes(&client).await?,
-        fault,
-    })
+    let fault = wait(client, &targets, limit).await.err();
+    Ok((limit.reach(nodes).await?, fault))
+}
+
+/// Keeps `status` up to date; returns when the supervisor ends, or when master or agent do again and again.
+async fn failing(state: &StateDir, watch: &mut Watch, status: &mut Status, logs: &Logs) -> Error {
+    let first = status.clone();
+    loop {
+        match watch.next().await {
+            Ok(now) => *status = now,
+            Err(error) => return error,
+        }
+        if let Some(error) = given_up(state, status, &first, logs) {
+            return error;
+        }
+    }
+}
+
+fn given_up(state: &StateDir, now: &Status, first: &Status, logs: &Logs) -> Option<Error> {
+    if now.ending {
+        return Some(Error::failed("the grid is being taken down"));
+    }
+    let (child, how) = now.failing(first)?;
+    Some(no_start(state, child, &how, logs))
+}
+
+/// Why a child does not come up, with its last words.
+fn no_start(state: &StateDir, child: &'static str, how: &str, logs: &Logs) -> Error {
+    let log = state.log(child);
+    let mark = match child {
+        "master" => logs.master,
+        _ => logs.agent,
+    };
+    let mut error = Error::new(
+        ErrorKind::SpawnFailed,
+        format!("the {child} does not come up: {how}"),
+    )
+    .with_hint(format!("Its log is `{}`.", log.display()));
+    let mut failure = Failure::new(FailureReason::Exited, how);
+    failure.log_tail = last_lines(&log, mark, 10);
+    error.report.failure = Some(failure);
+    error
 }
 
 /// Calls the supervisor, which may be starting just now.
-async fn connect(state: &StateDir, mut child: Option<Child>) -> Result<Connection> {
+async fn connect(state: &StateDir, mut child: Option<Child>, logs: &Logs) -> Result<Connection> {
     let deadline = Instant::now() + LISTENS_WITHIN;
     loop {
         let fault = match Connection::open(&state.run()).await {
@@ -83,7 +166,7 @@ async fn connect(state: &StateDir, mut child: Option<Child>) -> Result<Connectio
             error
                 .report
                 .causes
-                .extend(last_lines(&state.log("supervisor"), 5));
+                .extend(last_lines(&state.log("supervisor"), logs.supervisor, 5));
             return Err(error.with_hint("`grid down` ends what is left of it."));
         }
         tokio::time::sleep(LOOK).await;
@@ -93,21 +176,23 @@ async fn connect(state: &StateDir, mut child: Option<Child>) -> Result<Connectio
 /// Waits until master and agent run.
 async fn ready(
     state: &StateDir,
-    connection: Connection,
+    watch: &mut Watch,
     patient: bool,
-) -> Result<(Status, crate::context::Addresses)> {
-    let mut watch = connection.watch().await?;
+    logs: &Logs,
+) -> Result<(Status, Addresses)> {
+    let first = watch.next().await?;
+    let mut status = first.clone();
     loop {
-        let status = watch.next().await?;
-        if status.ending {
-            return Err(Error::failed("the grid is being taken down"));
+        if let Some(error) = given_up(state, &status, &first, logs) {
+            return Err(error);
         }
         match status.readiness() {
             Readiness::Ready(addresses) => return Ok((status, addresses)),
             Readiness::Failed { .. } if patient => {}
             Readiness::NotYet => {}
-            Readiness::Failed { child, how } => return Err(no_start(state, child, &how)),
+            Readiness::Failed { child, how } => return Err(no_start(state, child, &how, logs)),
         }
+        status = watch.next().await?;
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     args::{SuperviseArgs, UpArgs},
     context::Context,
     error::{Error, Result},
-    local::{Plan, RunLock, StateDir, supervise},
+    local::{Plan, RunLock, StateDir, open_log, supervise},
     output, parts,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn start(context: &Context, args: &UpArgs, state: &StateDir) -> Result<Child> {
     let exe = parts::own_path()?;
     let path = state.log("supervisor");
-    let log = std::fs::File::create(&path).map_err(|error| Error::io("write", &path, &error))?;
+    let log = open_log(&path).map_err(|error| Error::io("write", &path, &error))?;
     let log_again = log
         .try_clone()
         .map_err(|error| Error::io("write", &path, &error))?;

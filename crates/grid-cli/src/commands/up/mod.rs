@@ -6,17 +6,17 @@ mod detach;
 use std::sync::Arc;
 
 use grid_client::{Client, Node, State};
-use grid_platform_api::{ErrorKind, Failure, FailureReason};
+use grid_platform_api::ErrorKind;
 use serde::Serialize;
 
-use bring::Supervisor;
+use bring::{Logs, Supervisor};
 pub(super) use detach::supervise_detached;
 
 use crate::{
     args::{Format, UpArgs},
     context::{Addresses, Context},
-    error::{Error, Result},
-    local::{AGENT_ID, Follower, Plan, RunLock, StateDir, Status, last_lines, supervise},
+    error::{Error, Exit, Result},
+    local::{AGENT_ID, Follower, Plan, RunLock, StateDir, Status, supervise},
     output, parts, render,
 };
 
@@ -46,12 +46,13 @@ struct Part {
 pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
     let state = context.state()?;
     state.prepare()?;
+    let logs = Logs::now(&state);
     // A supervisor that is there now may be gone a moment later; then it is this command's turn.
     for _ in 0..3 {
         if let Some(lock) = RunLock::take(&state.lock("supervisor"))? {
             return start(context, args, &state, lock).await;
         }
-        match bring::up(args, &state, Supervisor::Found).await {
+        match bring::up(args, &state, Supervisor::Found, &logs).await {
             Ok(mut up) => {
                 output::note("note: the grid was up already");
                 if let Some(fault) = up.fault.take() {
@@ -77,8 +78,9 @@ async fn start(context: &Context, args: &UpArgs, state: &StateDir, lock: RunLock
     }
     // The supervisor is a process of its own, which takes the lock for itself.
     drop(lock);
+    let logs = Logs::now(state);
     let child = detach::start(context, args, state)?;
-    match bring::up(args, state, Supervisor::Own(Some(child))).await {
+    match bring::up(args, state, Supervisor::Own(Some(child)), &logs).await {
         Ok(up) => finish(context, args, state, up),
         Err(error) => Err(give_up(state, error).await),
     }
@@ -106,6 +108,7 @@ async fn foreground(
         grpc: args.grpc,
         exe: parts::own_path()?,
     };
+    let logs = Logs::now(state);
     for part in ["master", "agent"] {
         let follower = Follower::at_end(state.log(part));
         tokio::spawn(follower.run(move |line| output::note(&format!("{part:<6} | {line}"))));
@@ -118,7 +121,7 @@ async fn foreground(
     };
     tokio::select! {
         result = &mut supervisor => return ended(result),
-        up = bring::up(args, state, Supervisor::Own(None)) => match up {
+        up = bring::up(args, state, Supervisor::Own(None), &logs) => match up {
             Ok(up) => {
                 if let Err(error) = finish(context, args, state, up) {
                     output::report(&error.report);
@@ -137,6 +140,14 @@ async fn foreground(
 
 /// A grid whose master or agent does not come up is taken down again; the error stays what it was.
 async fn give_up(state: &StateDir, error: Error) -> Error {
+    let error = match error.exit {
+        // It does not go on by itself.
+        Exit::Timeout => error.with_hint(format!(
+            "The grid was taken down again; `--timeout` waits longer, and `{}` may say what it waited for.",
+            state.log("agent").display()
+        )),
+        _ => error,
+    };
     match super::down::take_down(state, false, &|_| {}).await {
         Ok(_) => error,
         Err(second) => {
@@ -222,20 +233,6 @@ fn hints(context: &Context, args: &UpArgs, nodes: &[Node]) -> String {
         text.push_str(&format!("  grid{again} down\n"));
     }
     text
-}
-
-/// Why a child does not come up, with its last words.
-fn no_start(state: &StateDir, child: &'static str, how: &str) -> Error {
-    let log = state.log(child);
-    let mut error = Error::new(
-        ErrorKind::SpawnFailed,
-        format!("the {child} does not come up: {how}"),
-    )
-    .with_hint(format!("Its log is `{}`.", log.display()));
-    let mut failure = Failure::new(FailureReason::Exited, how);
-    failure.log_tail = last_lines(&log, 10);
-    error.report.failure = Some(failure);
-    error
 }
 
 /// A client with the administrator's token of this state directory.
