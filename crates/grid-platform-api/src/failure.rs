@@ -124,7 +124,10 @@ impl FailureReason {
                 "Use a program built for this machine; a script needs a first line such as `#!/bin/sh`."
             }
             Self::UserUnavailable => {
-                "Run the agent as root, or leave the user out to run the node as the agent's own user."
+                "Name a user and group of the agent's host, or leave them out; only an agent that is root can take on another user."
+            }
+            Self::DataUnavailable => {
+                "Mount the data's volume, move the data back or mend its rights, then `grid start ID`; `grid rm ID` gives the node up."
             }
             _ => return None,
         })

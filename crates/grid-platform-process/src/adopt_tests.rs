@@ -17,6 +17,7 @@ fn intent(mode: RestartMode, goal: Goal) -> Intent {
         digest: Digest::of(&config, &DigestKey::from_bytes([0; 32])),
         ports: BTreeMap::new(),
         data_path: "/d".into(),
+        data_marked: true,
         created_at: Timestamp::UNIX_EPOCH,
         generation: 2,
         restarts: 4,

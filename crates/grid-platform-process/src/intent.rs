@@ -35,6 +35,9 @@ pub(crate) struct Intent {
     /// The ports as allocated.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) data_path: PathBuf,
+    /// Whether the data directory carries a marker: the adapter made it, or makes it at the first start.
+    #[serde(default)]
+    pub(crate) data_marked: bool,
     pub(crate) created_at: Timestamp,
     /// Grows with each start that the adapter makes.
     pub(crate) generation: u64,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result};
+use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result, SpawnConfig};
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags},
     pipe::PipeFlags,
@@ -22,7 +22,7 @@ use rustix::{
 
 use crate::{
     config::{Allow, ProcessConfig},
-    data::{Marker, Site},
+    data::{Found, Marker, Site},
     error::{Context, error},
     intent::Intent,
     node::Node,
@@ -120,7 +120,7 @@ pub(crate) fn start(
         uid: intent.uid.clone(),
     };
     site.ensure(&marker, account.as_ref().map(|it| (it.uid, it.gid)))?;
-    inner
+    let cgroup_procs = inner
         .cgroups
         .create(&intent.uid, &intent.config)
         .cannot(format!("make the cgroups of the node `{id}`"))?;
@@ -132,7 +132,7 @@ pub(crate) fn start(
         secrets_dir: has_secrets.then(|| inner.registry.directory(&id).join("secrets")),
         account,
         search_path: search_path(&inner.config),
-        cgroup_procs: inner.cgroups.procs(&intent.uid, &intent.config),
+        cgroup_procs,
         log_max_bytes: inner.config.log_max_bytes,
         trial,
     };
@@ -199,7 +199,13 @@ pub(crate) fn account(config: &ProcessConfig, intent: &Intent) -> Result<Option<
     let id = &intent.config.node_id;
     let account = users::find(run_as).cannot(format!("look up the user `{}`", run_as.user))?;
     let Some(account) = account else {
-        let message = format!("the user or group of the node `{id}` does not exist");
+        let message = match &run_as.group {
+            None => format!("the user `{}` does not exist", run_as.user),
+            Some(group) => format!(
+                "the user `{}` or the group `{group}` does not exist",
+                run_as.user
+            ),
+        };
         let failure = Failure::new(FailureReason::UserUnavailable, message);
         return Err(grid_platform_api::Error::spawn_failed(id, failure));
     };
@@ -236,6 +242,43 @@ pub(crate) fn resolve(config: &ProcessConfig, program: &Program) -> Option<PathB
         return None;
     };
     locate(config, path)
+}
+
+/// What is wrong with a program before it is tried; the rest the system says when it executes it.
+pub(crate) fn program_failure(config: &ProcessConfig, request: &SpawnConfig) -> Option<Failure> {
+    let Some(path) = resolve(config, &request.program) else {
+        let message = format!(
+            "the program of the node `{}` is not on the agent's search path",
+            request.node_id
+        );
+        return Some(Failure::new(FailureReason::ProgramNotFound, message));
+    };
+    // The system would call it a lack of rights.
+    path.is_dir().then(|| {
+        let message = format!("the program `{}` is a directory", path.display());
+        Failure::new(FailureReason::ProgramNotFound, message)
+    })
+}
+
+/// What is wrong with the data directory of a node that was started before. It was there then, and is not made again:
+/// an empty one in its place would hide that the data is elsewhere.
+pub(crate) fn data_failure(inner: &Inner, node: &Node, intent: &Intent) -> Result<Option<Failure>> {
+    let began = node.now().stored.is_some() || inner.node_dir(&node.id)?.has_launch();
+    if !began {
+        return Ok(None);
+    }
+    let site = Site::of(&inner.config, &intent.data_path)?;
+    let why = match site.check(&intent.owner, &node.id) {
+        Ok(Found::Nothing) => "is gone",
+        Ok(Found::Unmarked) if intent.data_marked => {
+            "is another directory than the one that was made for the node"
+        }
+        Err(e) if e.kind() == ErrorKind::OwnedByOther => "was made for another node or agent",
+        Err(e) => return Err(e),
+        Ok(_) => return Ok(None),
+    };
+    let message = format!("its data directory `{}` {why}", site.path().display());
+    Ok(Some(Failure::new(FailureReason::DataUnavailable, message)))
 }
 
 fn locate(config: &ProcessConfig, path: &Path) -> Option<PathBuf> {

@@ -202,7 +202,8 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let site = Site::of(&inner.config, &path)?;
     let path = site.path();
     let path_claim = inner.claim_path(&id, &path, Purpose::Make)?;
-    let was_there = site.check(&inner.install.owner, &id)? != Found::Nothing;
+    let found = site.check(&inner.install.owner, &id)?;
+    let was_there = found != Found::Nothing;
     let missing_parents = site.missing_parents();
     let intent = Intent {
         version: intent::VERSION,
@@ -211,6 +212,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
         digest: Digest::of(&config, &inner.install.key),
         ports: claim.ports.clone(),
         data_path: path,
+        data_marked: found != Found::Unmarked,
         created_at: Timestamp::now(),
         generation: 1,
         restarts: 0,
@@ -222,7 +224,6 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
         Err(e) if e.kind() != ErrorKind::SpawnFailed => return Err(e),
         other => other.ok().flatten(),
     };
-    let cgroup_config = intent.config.clone();
     let dir = NodeDir::create(&inner.nodes_dir, &id)?;
     let made = || -> Result<Arc<Node>> {
         let what = format!("make the record of the node `{id}`");
@@ -253,7 +254,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
                 inner.registry.remove(&node);
             }
             let undone = files::remove_tree(&inner.nodes_dir, id.native_name());
-            let _ = inner.cgroups.remove(&uid, &cgroup_config);
+            let _ = inner.cgroups.remove(&uid);
             if !was_there {
                 let _ = site.purge(&inner.install.owner, &id, &uid);
                 site.remove_parents(missing_parents);
@@ -310,17 +311,10 @@ pub(crate) fn start_or_fail(
     let failure = match launch::account(&inner.config, &intent) {
         Err(e) if e.kind() == ErrorKind::SpawnFailed => e.failure().cloned(),
         Err(e) => return Err(e),
-        Ok(_) => launch::resolve(&inner.config, &intent.config.program)
-            .is_none()
-            .then(|| {
-                Failure::new(
-                    FailureReason::ProgramNotFound,
-                    format!(
-                        "the program of the node `{}` is not on the agent's search path",
-                        node.id
-                    ),
-                )
-            }),
+        Ok(_) => match launch::program_failure(&inner.config, &intent.config) {
+            None => launch::data_failure(inner, node, &intent)?,
+            failure => failure,
+        },
     };
     let Some(failure) = failure else {
         return launch::start(inner, node, intent, trial);
@@ -455,10 +449,16 @@ pub(crate) async fn finish(
     }
     let stored = dir.read_record();
     let clean = stored.as_ref().is_none_or(|it| it.record.state.is_final());
-    if !clean {
-        let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
-        blocking(move || sweep::leftovers(&[&intent], &sweeping.cgroups)).await?;
-    }
+    let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
+    blocking(move || {
+        if !clean {
+            sweep::leftovers(&[&intent], &sweeping.cgroups)?;
+        }
+        // A node that rests needs none; what cannot be removed now is removed with the node.
+        let _ = sweeping.cgroups.remove(&intent.uid);
+        Ok(())
+    })
+    .await?;
     let generation = now.intent.generation;
     inner.registry.update(node, |it| {
         if it.intent.generation == generation {

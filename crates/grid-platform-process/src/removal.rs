@@ -16,6 +16,7 @@ use crate::{
     lifecycle::{blocking, detached, finish, has_living_shim, in_turn},
     node::Node,
     platform::{Inner, Turn},
+    sweep,
     sys::files,
 };
 
@@ -88,9 +89,15 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
     let what = format!("delete the record of the node `{id}`");
     // The lock says that no shim lives; with it none can be started any more.
     let _lock = inner.node_dir(id)?.lock(id)?;
+    sweep::cgroups(&node.uid, &inner.cgroups)?;
     let site = Site::of(&inner.config, &intent.data_path);
     let ours = match &site {
-        Ok(site) => matches!(site.check(&intent.owner, id), Ok(Found::Marked(_))),
+        Ok(site) => match site.check(&intent.owner, id) {
+            Ok(Found::Marked(_)) => true,
+            // Its volume may come back.
+            Ok(Found::Nothing) => intent.data_marked,
+            _ => false,
+        },
         // The settings no longer allow the place: the data stays, and is remembered.
         Err(_) => true,
     };
@@ -106,7 +113,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
     // While the record is there: without it nobody would know of them after a crash. A start makes them anew.
     inner
         .cgroups
-        .remove(&node.uid, &intent.config)
+        .remove(&node.uid)
         .cannot(format!("remove the cgroups of the node `{id}`"))?;
     let trash = trash_name(&node.uid);
     files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;

@@ -156,6 +156,11 @@ impl NodeDir {
         files::replace_at(&self.fd, "launch", bytes, 0o600, Durable::No)
     }
 
+    /// Whether a start was made: by then the data directory was there.
+    pub(crate) fn has_launch(&self) -> bool {
+        files::open_at(&self.fd, "launch").is_ok()
+    }
+
     /// Makes the log, so that a log that is missing later is one that was taken away.
     pub(crate) fn create_log(&self) -> io::Result<()> {
         files::create_at(&self.fd, "log", 0o640).map(drop)

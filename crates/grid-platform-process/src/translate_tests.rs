@@ -20,6 +20,7 @@ fn intent(config: SpawnConfig, goal: Goal) -> Intent {
         digest: Digest::of(&config, &DigestKey::from_bytes([0; 32])),
         ports: config.ports.keys().map(|it| (it.clone(), 4711)).collect(),
         data_path: "/data/n1".into(),
+        data_marked: true,
         created_at: Timestamp::UNIX_EPOCH,
         generation: 3,
         restarts: 0,

@@ -126,6 +126,7 @@ async fn a_program_that_cannot_start_fails_with_its_reason() {
             FailureReason::ProgramNotFound,
         ),
         ("plain", plain, FailureReason::NotExecutable),
+        ("dir", "/tmp".into(), FailureReason::ProgramNotFound),
         ("bad", bad, FailureReason::BadProgramFormat),
     ] {
         let config = SpawnConfig::builder(name, Program::binary(path, [""; 0]))
@@ -141,7 +142,7 @@ async fn a_program_that_cannot_start_fails_with_its_reason() {
     }
     drop(platform);
     let platform = place.open().await;
-    assert_eq!(platform.list_nodes().await.unwrap().len(), 4);
+    assert_eq!(platform.list_nodes().await.unwrap().len(), 5);
     clean(&platform).await;
 }
 

@@ -499,3 +499,109 @@ async fn what_is_no_nodes_is_never_deleted_with_an_unfinished_one() {
     assert!(precious.exists());
     assert!(platform.list_nodes().await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn data_that_is_gone_is_not_made_anew() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let count = "echo x >> starts; exec sleep 1000";
+    let config = || sh("a", count).build().unwrap();
+    let (data, away) = (place.data("a"), place.dir.path().join("away"));
+    let fails = async |platform: &ProcessPlatform| {
+        let error = platform.spawn_node(config()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SpawnFailed, "{error}");
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.reason, FailureReason::DataUnavailable);
+        let path = data.to_string_lossy().into_owned();
+        assert!(failure.message.contains(&path), "{}", failure.message);
+        assert!(error.hint().is_some_and(|it| it.contains("Mount")));
+        let node = platform.get_node_status(&id("a")).await.unwrap();
+        let why = node.state.failure().map(|it| it.reason);
+        assert_eq!(why, Some(FailureReason::DataUnavailable));
+        assert_eq!(node.pid, None);
+    };
+    platform.spawn_node(config()).await.unwrap();
+    eventually("it to have run", || data.join("starts").exists()).await;
+    platform.stop_node(&id("a")).await.unwrap();
+
+    fs::rename(&data, &away).unwrap();
+    fails(&platform).await;
+    assert!(!data.exists());
+    // An empty directory in its place, as beneath a volume that is not mounted, is no better.
+    fs::create_dir(&data).unwrap();
+    fails(&platform).await;
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    // Nor is another node's.
+    platform
+        .spawn_node(sh("b", SLEEP).build().unwrap())
+        .await
+        .unwrap();
+    fs::copy(
+        place.data("b").join(".sutra-grid"),
+        data.join(".sutra-grid"),
+    )
+    .unwrap();
+    fails(&platform).await;
+    fs::remove_dir_all(&data).unwrap();
+
+    // It comes back.
+    fs::rename(&away, &data).unwrap();
+    platform.spawn_node(config()).await.unwrap();
+    eventually("it to have run again", || {
+        fs::read_to_string(data.join("starts")).is_ok_and(|it| it == "x\nx\n")
+    })
+    .await;
+
+    // The same for a start that nobody asked for.
+    let node = platform.get_node_status(&id("a")).await.unwrap();
+    drop(platform);
+    fs::rename(&data, &away).unwrap();
+    kill_9(parent(node.pid.unwrap()));
+    eventually("it to be gone", || census(node.uid.as_str()).is_empty()).await;
+    let platform = place.open().await;
+    let node = platform.get_node_status(&id("a")).await.unwrap();
+    assert_eq!(
+        node.state.failure().map(|it| it.reason),
+        Some(FailureReason::DataUnavailable)
+    );
+    assert!(!data.exists());
+    // Removed meanwhile, it is remembered: its volume may come back.
+    platform
+        .remove_node(&id("a"), DataPolicy::Keep)
+        .await
+        .unwrap();
+    fs::rename(&away, &data).unwrap();
+    let listed = platform.list_data().await.unwrap();
+    assert!(listed.iter().any(|it| it.node_id == id("a") && !it.in_use));
+    platform.spawn_node(config()).await.unwrap();
+    clean(&platform).await;
+    assert!(!data.exists());
+}
+
+#[tokio::test]
+async fn a_start_that_never_came_to_its_data_makes_it_later() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let program = place.dir.path().join("program");
+    fs::create_dir(&program).unwrap();
+    let config = || {
+        grid_platform_api::SpawnConfig::builder(
+            "a",
+            grid_platform_api::Program::binary(&program, ["1000"]),
+        )
+        .ready(grid_platform_api::ReadyMode::Started)
+        .build()
+        .unwrap()
+    };
+    let error = platform.spawn_node(config()).await.unwrap_err();
+    assert_eq!(
+        error.failure().unwrap().reason,
+        FailureReason::ProgramNotFound
+    );
+    assert!(!place.data("a").exists());
+    fs::remove_dir(&program).unwrap();
+    fs::copy("/bin/sleep", &program).unwrap();
+    platform.spawn_node(config()).await.unwrap();
+    assert!(place.data("a").exists());
+    clean(&platform).await;
+}
