@@ -259,6 +259,11 @@ fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner
         .map(|it| &it.intent)
         .collect();
     sweep::leftovers(&killed, &cgroups)?;
+    // What cannot be understood may run, in a cgroup that is empty between two runs.
+    if blocked.is_empty() {
+        let known: Vec<_> = loaded.iter().map(|it| &it.intent.uid).collect();
+        cgroups.remove_others(&known);
+    }
     let config = Arc::new(config);
     let inner = Inner {
         registry: Arc::new(Registry::new(Arc::clone(&config))),

@@ -1,7 +1,7 @@
-//! Limits by cgroups, version 2 or 1, where they can be made.
+//! Cgroups, version 2 or 1, where they can be made: they keep a node's limits, and its processes together.
 //!
-//! A node with a limit gets a cgroup of its own, `<base>/sutra-grid-<owner>/<uid>`, in each hierarchy that the limit needs.
-//! A node without one gets none: joining a cgroup costs milliseconds (the kernel waits for all processors).
+//! Each node gets a cgroup of its own, `<base>/sutra-grid-<owner>/<uid>`, in each hierarchy that its limits need, and
+//! without limits in one: what its processes are found by when its shim was killed, whatever they did to hide.
 
 use std::{
     fs, io,
@@ -11,6 +11,7 @@ use std::{
 };
 
 use grid_platform_api::{NodeUid, OwnerId, SpawnConfig};
+use rustix::fs::Access;
 
 use crate::sys::proc::Pinned;
 
@@ -88,10 +89,15 @@ struct Control {
     base: PathBuf,
 }
 
+/// Controllers of version 1 in whose cgroups a process can be without further ado, the best first.
+const PLAIN: [&str; 4] = ["pids", "freezer", "memory", "cpu"];
+
 /// The hierarchies in which this owner can make cgroups.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cgroups {
     controls: Vec<Control>,
+    /// Where nodes without limits have theirs.
+    home: Option<PathBuf>,
     parent: String,
 }
 
@@ -115,7 +121,15 @@ impl Cgroups {
                 .find(|control| control.works(&parent));
             controls.extend(control);
         }
-        Self { controls, parent }
+        let home = homes(&mounts)
+            .into_iter()
+            .find(|(version, base)| can_hold(*version, base, &parent))
+            .map(|(_, base)| base);
+        Self {
+            controls,
+            home,
+            parent,
+        }
     }
 
     fn has(&self, resource: Resource) -> bool {
@@ -137,8 +151,12 @@ impl Cgroups {
         self.has(Resource::Pids)
     }
 
-    /// The directories that the node needs, each once, with the controls in it.
-    fn dirs<'a>(&'a self, uid: &NodeUid, config: &SpawnConfig) -> Vec<(PathBuf, Vec<&'a Control>)> {
+    /// The directories that the node's limits need, each once, with the controls in it.
+    fn limits<'a>(
+        &'a self,
+        uid: &NodeUid,
+        config: &SpawnConfig,
+    ) -> Vec<(PathBuf, Vec<&'a Control>)> {
         let mut dirs: Vec<(PathBuf, Vec<&Control>)> = Vec::new();
         for control in self
             .controls
@@ -154,18 +172,26 @@ impl Cgroups {
         dirs
     }
 
-    /// The files by which a process joins the node's cgroups.
-    pub(crate) fn procs(&self, uid: &NodeUid, config: &SpawnConfig) -> Vec<PathBuf> {
-        self.dirs(uid, config)
-            .into_iter()
-            .map(|(dir, _)| dir.join("cgroup.procs"))
-            .collect()
+    /// The owner's own cgroups, in which those of its nodes are.
+    fn parents(&self) -> Vec<PathBuf> {
+        let bases = self.controls.iter().map(|it| &it.base).chain(&self.home);
+        let mut parents: Vec<PathBuf> = bases.map(|it| it.join(&self.parent)).collect();
+        parents.sort();
+        parents.dedup();
+        parents
     }
 
-    /// Makes the node's cgroups, with its limits.
-    pub(crate) fn create(&self, uid: &NodeUid, config: &SpawnConfig) -> io::Result<()> {
-        for (dir, controls) in self.dirs(uid, config) {
-            make_dir(&dir, &controls)?;
+    /// Where the node's cgroups may be: those of an earlier request too.
+    fn dirs(&self, uid: &NodeUid) -> impl Iterator<Item = PathBuf> {
+        let uid = uid.as_str().to_owned();
+        self.parents().into_iter().map(move |it| it.join(&uid))
+    }
+
+    /// Makes the node's cgroups, with its limits. The files by which a process joins them.
+    pub(crate) fn create(&self, uid: &NodeUid, config: &SpawnConfig) -> io::Result<Vec<PathBuf>> {
+        let dirs = self.limits(uid, config);
+        for (dir, controls) in &dirs {
+            make_dir(dir, controls)?;
             for control in controls {
                 for (file, text, optional) in control.resource.settings(control.version, config) {
                     match fs::write(dir.join(file), text) {
@@ -175,18 +201,22 @@ impl Cgroups {
                 }
             }
         }
-        Ok(())
+        let mut procs: Vec<PathBuf> = dirs.iter().map(|it| it.0.join("cgroup.procs")).collect();
+        if let (true, Some(home)) = (procs.is_empty(), &self.home) {
+            let dir = home.join(&self.parent).join(uid.as_str());
+            match make_dir(&dir, &[]) {
+                Ok(()) => procs.push(dir.join("cgroup.procs")),
+                // Nobody asked for it: the node runs as well without.
+                Err(e) => tracing::warn!(dir = %dir.display(), error = %e, "a node has no cgroup"),
+            }
+        }
+        Ok(procs)
     }
 
     /// Kills what is left in the node's cgroups; `false` when something lives after `limit`.
-    pub(crate) fn kill(
-        &self,
-        uid: &NodeUid,
-        config: &SpawnConfig,
-        limit: Duration,
-    ) -> io::Result<bool> {
+    pub(crate) fn kill(&self, uid: &NodeUid, limit: Duration) -> io::Result<bool> {
         let deadline = Instant::now() + limit;
-        for procs in self.procs(uid, config) {
+        for procs in self.dirs(uid).map(|it| it.join("cgroup.procs")) {
             loop {
                 let members = members(&procs)?;
                 if members.is_empty() {
@@ -211,8 +241,8 @@ impl Cgroups {
     }
 
     /// Removes the node's cgroups, and the owner's when they were the last ones.
-    pub(crate) fn remove(&self, uid: &NodeUid, config: &SpawnConfig) -> io::Result<()> {
-        for (dir, _) in self.dirs(uid, config) {
+    pub(crate) fn remove(&self, uid: &NodeUid) -> io::Result<()> {
+        for dir in self.dirs(uid) {
             remove_dir(&dir)?;
             if let Some(parent) = dir.parent() {
                 // Other nodes' cgroups may be in it.
@@ -221,6 +251,56 @@ impl Cgroups {
         }
         Ok(())
     }
+
+    /// Removes empty cgroups of nodes that are no more: a removal may have been cut short.
+    pub(crate) fn remove_others(&self, known: &[&NodeUid]) {
+        for parent in self.parents() {
+            let Ok(entries) = fs::read_dir(&parent) else {
+                continue;
+            };
+            for entry in entries.flatten() {
+                let name = entry.file_name();
+                let is_known = known.iter().any(|it| *it.as_str() == *name);
+                if !is_known && entry.file_type().is_ok_and(|it| it.is_dir()) {
+                    // One with members stays.
+                    let _ = fs::remove_dir(entry.path());
+                }
+            }
+            let _ = fs::remove_dir(&parent);
+        }
+    }
+}
+
+/// Where a cgroup that only holds processes may be made, the best first: version 2, then 1.
+fn homes(mounts: &[Mount]) -> Vec<(Version, PathBuf)> {
+    let two = mounts.iter().filter(|it| it.version == Version::Two);
+    let one = PLAIN.iter().flat_map(|plain| {
+        mounts.iter().filter(move |it| {
+            it.version == Version::One && it.controllers.iter().any(|name| name == plain)
+        })
+    });
+    two.chain(one)
+        .flat_map(|it| [&it.own, &it.point].map(|base| (it.version, base.clone())))
+        .collect()
+}
+
+/// Whether a cgroup can be made here that processes of ours may join.
+fn can_hold(version: Version, base: &Path, parent: &str) -> bool {
+    let may_write = |file: &Path| rustix::fs::access(file, Access::WRITE_OK).is_ok();
+    // Version 2 asks for the right to move from the place that both have in common.
+    if version == Version::Two && !may_write(&base.join("cgroup.procs")) {
+        return false;
+    }
+    let dir = base.join(parent);
+    let made = fs::create_dir(&dir);
+    let holds = may_write(&dir.join("cgroup.procs"))
+        && (version == Version::One
+            || fs::read_to_string(dir.join("cgroup.type"))
+                .is_ok_and(|it| it.trim() != "domain invalid"));
+    if made.is_ok() {
+        let _ = fs::remove_dir(&dir);
+    }
+    holds
 }
 
 fn members(procs: &Path) -> io::Result<Vec<u32>> {
@@ -404,6 +484,21 @@ mod tests {
         };
         assert_eq!(bases(Resource::Memory).len(), 4);
         assert_eq!(bases(Resource::Pids).len(), 2);
+        let homes: Vec<_> = homes(&mounts)
+            .into_iter()
+            .map(|it| it.1.to_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(
+            homes,
+            [
+                "/sys/fs/cgroup/unified/y",
+                "/sys/fs/cgroup/unified",
+                "/sys/fs/cgroup/memory/user/a",
+                "/sys/fs/cgroup/memory",
+                "/sys/fs/cgroup/cpu,cpuacct",
+                "/sys/fs/cgroup/cpu,cpuacct"
+            ]
+        );
     }
 
     #[test]

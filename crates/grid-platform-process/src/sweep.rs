@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use grid_platform_api::{ErrorKind, Result};
+use grid_platform_api::{ErrorKind, NodeUid, Result};
 
 use crate::{
     cgroup::Cgroups,
@@ -31,9 +31,25 @@ pub(crate) fn leftovers(intents: &[&Intent], cgroups: &Cgroups) -> Result<()> {
     let mut gone = proc::kill_by_environment(&lines, LIMIT).cannot("look through the processes")?;
     for intent in intents {
         gone &= cgroups
-            .kill(&intent.uid, &intent.config, LIMIT)
+            .kill(&intent.uid, LIMIT)
             .cannot("look through the node's cgroups")?;
     }
+    confirm(gone)
+}
+
+/// Kills what is in the cgroups of a node that has ended: nothing, unless something joined them from elsewhere.
+///
+/// # Errors
+/// `Unconfirmed` when some do not go.
+pub(crate) fn cgroups(uid: &NodeUid, cgroups: &Cgroups) -> Result<()> {
+    confirm(
+        cgroups
+            .kill(uid, LIMIT)
+            .cannot("look through the node's cgroups")?,
+    )
+}
+
+fn confirm(gone: bool) -> Result<()> {
     if gone {
         return Ok(());
     }
