@@ -61,6 +61,13 @@ pub(crate) fn json<T: Serialize + ?Sized>(value: &T) -> Result<()> {
     out(&text)
 }
 
+/// Writes a piece of a stream as a line of JSON: a stream has no end that could close a list.
+pub(crate) fn json_line<T: Serialize + ?Sized>(value: &T) -> Result<()> {
+    let text = serde_json::to_string(value)
+        .map_err(|error| Error::failed("cannot write the answer as JSON").with_source(&error))?;
+    out(&format!("{text}\n"))
+}
+
 /// Writes a remark to stderr. Nobody reading it is no fault.
 pub(crate) fn note(text: &str) {
     writeln!(anstream::stderr(), "{text}").ok();

@@ -104,7 +104,23 @@ fn agent_settings(dir: &Path, data: &Path, agent_id: &str, exe: &Path) -> grid_a
     settings.storage.data_path = Some(data.to_owned());
     settings.storage.storage_roots = vec![PathBuf::from("/")];
     settings.storage.programs = grid_agent::Programs::Any;
+    if rustix::process::geteuid().is_root() {
+        // Root may run anything as anybody, so its nodes may too; others have only themselves.
+        let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        settings.storage.users = users(&accounts);
+    }
     settings
+}
+
+/// The users of the host's file of accounts, each by name and by number.
+fn users(accounts: &str) -> Vec<String> {
+    let both = |line: &str| {
+        let mut fields = line.split(':');
+        let (name, _, number) = (fields.next()?, fields.next()?, fields.next()?);
+        let number: u32 = number.parse().ok()?;
+        Some([name.to_owned(), number.to_string()])
+    };
+    accounts.lines().filter_map(both).flatten().collect()
 }
 
 /// Registers this process as its supervisor's child.
@@ -151,4 +167,16 @@ pub(crate) fn asked_to_end() -> Result<impl Future<Output = ()> + Send> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_known_by_name_and_number() {
+        let accounts =
+            "root:x:0:0::/root:/bin/sh\nnobody:*:65534:65534::/:\n+::::::\n# a comment\n";
+        assert_eq!(users(accounts), ["root", "0", "nobody", "65534"]);
+    }
 }

@@ -25,7 +25,7 @@ Exit codes:
   5  the master, or the agent that has to answer, cannot be reached
   6  `--timeout` was over before what was waited for came about
 
-Data goes to stdout, everything else to stderr. `-o json` gives every list and every single thing as JSON.";
+Data goes to stdout, everything else to stderr. `-o json` gives every list and every single thing as JSON, and logs and what is followed as a line of JSON each.";
 
 /// Puts storage servers anywhere: one command for a grid's nodes, agents and master.
 #[derive(Debug, Parser)]
@@ -44,7 +44,7 @@ pub(crate) struct Global {
     /// Where `grid up` keeps its state [default: /var/lib/sutra-grid for root, else ~/.local/state/sutra-grid]
     #[arg(long, global = true, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
-    /// The master to speak to, as http://HOST:PORT [default: SUTRA_MASTER, else the one of the state directory]
+    /// The master to speak to, as http://HOST:PORT [default: that of `--state-dir` where it is given, else SUTRA_MASTER, else that of the state directory]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) master: Option<String>,
     /// A file that holds the bearer token [default: the state directory's]

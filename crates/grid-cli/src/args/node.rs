@@ -67,7 +67,7 @@ pub(crate) struct NodeSettingsArgs {
     /// How many files each of its processes may have open
     #[arg(long, value_name = "N")]
     pub(crate) open_files_limit: Option<u64>,
-    /// The user to run as: USER or USER:GROUP
+    /// The user to run as: USER or USER:GROUP; takes an agent that runs as root and allows it
     #[arg(long, value_name = "USER")]
     pub(crate) user: Option<String>,
     /// An environment variable

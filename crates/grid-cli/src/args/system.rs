@@ -7,7 +7,7 @@ use grid_client::Role;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
-    /// How many storage nodes there shall be, node-1 and on [default: 3 the first time, later those there are]
+    /// Make those of node-1 to node-N that are missing; removes none [default: 3 the first time, later 0]
     #[arg(long, value_name = "N")]
     pub(crate) nodes: Option<u16>,
     /// Return when everything runs and is well, and leave it running in the background

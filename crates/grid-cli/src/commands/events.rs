@@ -5,7 +5,7 @@ use grid_client::{Class, Event};
 use crate::{
     args::{EventsArgs, Format},
     context::Context,
-    error::{Error, Result},
+    error::Result,
     output, render,
 };
 
@@ -37,15 +37,9 @@ pub(super) async fn run(context: &Context, args: &EventsArgs) -> Result<()> {
     }
 }
 
-/// One event a line, in JSON too: a stream has no end that could close a list.
 fn line(format: Format, event: &Event) -> Result<()> {
     match format {
         Format::Table => output::out(&render::event(event)),
-        Format::Json => {
-            let text = serde_json::to_string(event).map_err(|error| {
-                Error::failed("cannot write the event as JSON").with_source(&error)
-            })?;
-            output::out(&format!("{text}\n"))
-        }
+        Format::Json => output::json_line(event),
     }
 }

@@ -6,7 +6,7 @@ use grid_client::{Class, Client, Error as ClientError, LogQuery, LogRecord};
 use grid_platform_api::NodeId;
 
 use crate::{
-    args::LogsArgs,
+    args::{Format, LogsArgs},
     context::{Context, node_id},
     error::{Error, Result},
     output,
@@ -32,7 +32,7 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<()> {
     let mut begun = false;
     loop {
         let before = cursor.clone();
-        let end = match read(&client, &id, &mut cursor, args.follow).await {
+        let end = match read(context, &client, &id, &mut cursor, args.follow).await {
             Ok(end) => end,
             // Before the first record a fault is the caller's to know; later it is a break in what was followed.
             Err(Stop::Log(error)) if begun && args.follow && passes(&error) => End::Broken(error),
@@ -66,6 +66,7 @@ enum Stop {
 
 /// Writes what comes until the stream ends; `cursor` moves behind what was written.
 async fn read(
+    context: &Context,
     client: &Client,
     id: &NodeId,
     cursor: &mut String,
@@ -83,25 +84,10 @@ async fn read(
             Err(error) if passes(&error) => return Ok(End::Broken(error)),
             Err(error) => return Err(Stop::Log(error)),
         };
+        write(context.format(), &record).map_err(Stop::Output)?;
         match &record {
-            LogRecord::Line {
-                cursor: behind,
-                partial,
-                ..
-            } => {
-                let mut bytes = record.bytes().unwrap_or_default();
-                if !partial {
-                    bytes.push(b'\n');
-                }
-                output::bytes(&bytes).map_err(Stop::Output)?;
-                cursor.clone_from(behind);
-            }
-            LogRecord::Gap { from, to, reason } => {
-                output::note(&format!(
-                    "note: lines are gone from {from} to {to}: {reason}"
-                ));
-                *cursor = format!("after:{to}");
-            }
+            LogRecord::Line { cursor: behind, .. } => cursor.clone_from(behind),
+            LogRecord::Gap { to, .. } => *cursor = format!("after:{to}"),
             LogRecord::Error { error } => {
                 let error = ClientError::from(error.clone());
                 return if passes(&error) {
@@ -110,6 +96,28 @@ async fn read(
                     Err(Stop::Log(error))
                 };
             }
+        }
+    }
+}
+
+/// Writes a line as its program wrote it, and a gap as a note; as JSON, either as a line of its own. How a log broke off
+/// is told as every error is.
+fn write(format: Format, record: &LogRecord) -> Result<()> {
+    match (format, record) {
+        (_, LogRecord::Error { .. }) => Ok(()),
+        (Format::Json, _) => output::json_line(record),
+        (Format::Table, LogRecord::Line { partial, .. }) => {
+            let mut bytes = record.bytes().unwrap_or_default();
+            if !partial {
+                bytes.push(b'\n');
+            }
+            output::bytes(&bytes)
+        }
+        (Format::Table, LogRecord::Gap { from, to, reason }) => {
+            output::note(&format!(
+                "note: lines are gone from {from} to {to}: {reason}"
+            ));
+            Ok(())
         }
     }
 }

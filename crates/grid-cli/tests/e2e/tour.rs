@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::MetadataExt,
     process::Stdio,
 };
 
@@ -66,6 +67,14 @@ fn every_command_does_what_it_says() {
     // Logs.
     let all = grid.run(&["logs", "node-2"]);
     assert!(all.contains("storage server ready"), "{all}");
+    assert!(!all.contains('\x1b'), "no colour in a log: {all:?}");
+    let lines = grid.run(&["logs", "-o", "json", "node-2"]);
+    let texts: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|record| text(&record["text"]).to_owned())
+        .collect();
+    assert_eq!(texts, all.lines().collect::<Vec<_>>());
     assert_eq!(
         grid.run(&["logs", "-n", "1", "node-2"]),
         format!("{}\n", all.lines().last().unwrap())
@@ -172,4 +181,31 @@ fn a_node_of_ones_own_keeps_its_place_and_is_restarted_by_its_policy() {
         !data.exists(),
         "data that was made is purged wherever it is"
     );
+}
+
+#[test]
+fn root_may_run_nodes_as_any_user_and_others_as_themselves() {
+    let grid = Grid::new();
+    grid.up(&["--nodes", "0"]);
+    let spawn = ["spawn", "--name", "other", "--user", "nobody", "--wait"];
+    let sleep = ["--binary", "sleep", "--", "1000"];
+    let args = [&spawn[..], &sleep].concat();
+    let is_root = fs::metadata("/proc/self").is_ok_and(|it| it.uid() == 0);
+    if !is_root {
+        let told = grid.fails(&args, 1);
+        assert!(told.contains("user") && told.contains("hint: "), "{told}");
+        return;
+    }
+    let node = number(&grid.json(&args)[0]["pid"]);
+    let nobody = fs::metadata(format!("/proc/{node}")).unwrap().uid();
+    assert_ne!(nobody, 0);
+    let told = grid.fails(
+        &[
+            &["spawn", "--name", "no", "--user", "nosuch", "--wait"],
+            &sleep[..],
+        ]
+        .concat(),
+        1,
+    );
+    assert!(told.contains("does not exist"), "{told}");
 }
