@@ -28,7 +28,7 @@ impl Default for Allow {
     }
 }
 
-/// Whether limits are kept by cgroups.
+/// Whether nodes get cgroups: they keep limits, and find what is left after a shim was killed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CgroupMode {
@@ -80,7 +80,7 @@ pub struct ProcessConfig {
     /// How much of a node's log is kept, in bytes. On file systems without holes the whole log is dropped at this size.
     #[serde(default = "default_log_bytes")]
     pub log_max_bytes: u64,
-    /// Whether limits are kept by cgroups.
+    /// Whether nodes get cgroups.
     #[serde(default)]
     pub cgroups: CgroupMode,
 }
