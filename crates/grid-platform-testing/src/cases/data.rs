@@ -173,6 +173,7 @@ async fn data_of_another_node_is_refused(c: &Context) -> Outcome {
     let path = c.fixture().storage_path();
     let first = c.spawn(c.probe("one", &[])?.storage_path(&path)).await?;
     refused(c, "two", &path).await?;
+    refused(c, "two", &path.join("inside")).await?;
     // A stopped node's data is its own as well.
     c.platform().stop_node(&first.node_id).await?;
     refused(c, "two", &path).await
@@ -185,6 +186,8 @@ async fn kept_data_of_another_node_is_refused(c: &Context) -> Outcome {
         .remove_node(&first.node_id, DataPolicy::Keep)
         .await?;
     refused(c, "two", &path).await?;
+    // Data in it would be deleted with it.
+    refused(c, "two", &path.join("inside")).await?;
     c.platform()
         .remove_node(&first.node_id, DataPolicy::Purge)
         .await?;

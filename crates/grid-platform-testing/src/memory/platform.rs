@@ -185,18 +185,20 @@ impl MemoryPlatform {
                 .join(config.node_id.as_str())
         };
         let path = config.storage_path.clone().unwrap_or_else(own);
-        match disk.data.get(&path) {
-            Some(mark) if mark.node != config.node_id && !self.store.has(Flaw::SharesData) => {
-                Err(Error::new(
-                    ErrorKind::Conflict,
-                    format!(
-                        "the data in `{}` is of the node `{}`",
-                        path.display(),
-                        mark.node
-                    ),
-                )
-                .with_hint("Give each node a storage path of its own, or purge that data."))
-            }
+        // The data of one in that of another would go with it.
+        let met = disk.data.iter().find(|(other, mark)| {
+            mark.node != config.node_id && (other.starts_with(&path) || path.starts_with(other))
+        });
+        match met {
+            Some((other, mark)) if !self.store.has(Flaw::SharesData) => Err(Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "the data in `{}` is of the node `{}`",
+                    other.display(),
+                    mark.node
+                ),
+            )
+            .with_hint("Give each node a storage path of its own, or purge that data.")),
             _ => Ok(path),
         }
     }
