@@ -49,7 +49,7 @@ impl App {
             Some((agent, None)) if request.agent_id.as_ref() != Some(&agent) => Some(agent),
             _ => None,
         };
-        let lost = self.grid.lost_agents();
+        let unheard = self.grid.unheard_agents(request.agent_id.is_some());
         let seal = self.seal.clone();
         self.store
             .change(move |tx| {
@@ -70,7 +70,7 @@ impl App {
                                 format!("Choose another id, or name `agent_id` `{agent}` to take it over."),
                             ));
                         }
-                        let ready = |agent: &str| !lost.contains(agent);
+                        let ready = |agent: &str| !unheard.contains(agent);
                         let row = create(tx, &seal, id.clone(), request, ready)?;
                         tx.put_node(row);
                         true

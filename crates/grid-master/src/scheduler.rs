@@ -113,7 +113,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost => f.write_str("is lost"),
+            Self::Lost => f.write_str("is not connected"),
             Self::Cordoned => f.write_str("is cordoned"),
             Self::Full(max) => write!(f, "has its {max} nodes"),
             Self::Label(key, value) => write!(f, "lacks the label `{key}={value}`"),
@@ -387,7 +387,7 @@ mod tests {
                 ..agent("a")
             },
             asks.clone(),
-            "unavailable: no agent can take the node: `a` is lost",
+            "unavailable: no agent can take the node: `a` is not connected",
         );
         check(
             Agent {

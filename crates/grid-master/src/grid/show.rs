@@ -120,11 +120,17 @@ impl Grid {
         inner.book.agents.get(id).map(|row| show_agent(&inner, row))
     }
 
-    /// Agents that are not heard.
-    pub(crate) fn lost_agents(&self) -> HashSet<String> {
+    /// Agents that a new node is not placed on: lost ones. Unless an agent is `named`, those whose session has just
+    /// ended wait too, as long as another one has a session: a closed stream is known at once, its reason is not.
+    pub(crate) fn unheard_agents(&self, named: bool) -> HashSet<String> {
         let inner = self.inner();
-        let known = inner.book.agents.keys();
-        known.filter(|id| inner.lost(id)).cloned().collect()
+        let absent = |id: &String| inner.live.get(id).is_none_or(|live| live.session.is_none());
+        let known = || inner.book.agents.keys();
+        let wait = !named && !known().all(absent);
+        known()
+            .filter(|id| inner.lost(id) || (wait && absent(id)))
+            .cloned()
+            .collect()
     }
 
     /// How the node is, by what was last seen of it even when that is of the past.

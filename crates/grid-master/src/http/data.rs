@@ -22,7 +22,7 @@ pub(super) struct DataQuery {
     agent: Option<String>,
 }
 
-/// Data of all agents that are heard, or of one.
+/// Data of all agents, or of one. It never answers short: an agent that is lost fails the list of all.
 #[utoipa::path(
     get, path = "/api/grid/data", tag = "data", operation_id = "listData",
     params(DataQuery),
@@ -38,7 +38,23 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<Data>>, ApiError> {
     let agents = match query.agent {
         Some(agent) => vec![agent],
-        None => heard(&app),
+        None => {
+            let lost = lost(&app);
+            if !lost.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "the data of lost agents cannot be listed: {}",
+                        lost.join(", ")
+                    ),
+                )
+                .with_hint(
+                    "`grid data ls --agent NAME` lists the data of one agent that is connected.",
+                )
+                .into());
+            }
+            heard(&app)
+        }
     };
     let mut all = Vec::new();
     for answer in join_all(agents.iter().map(|agent| data_of(&app, agent))).await {
@@ -120,9 +136,17 @@ async fn holder(app: &App, id: &NodeId) -> Result<String, ApiError> {
 }
 
 fn heard(app: &App) -> Vec<String> {
+    in_state(app, AgentState::Ready)
+}
+
+fn lost(app: &App) -> Vec<String> {
+    in_state(app, AgentState::Lost)
+}
+
+fn in_state(app: &App, state: AgentState) -> Vec<String> {
     let agents = app.grid.agents().into_iter();
     agents
-        .filter(|agent| agent.state == AgentState::Ready)
+        .filter(|agent| agent.state == state)
         .map(|agent| agent.id)
         .collect()
 }

@@ -30,7 +30,7 @@ async fn a_silent_agent_is_lost_and_found_again() {
     let refused = grid.spawn(json!({"node_id": "n2"})).await;
     assert_eq!(
         refused.error(503),
-        "no agent can take the node: `a` is lost"
+        "no agent can take the node: `a` is not connected"
     );
     // A wish for a node that it has is kept for it.
     grid.call("POST", "/api/grid/nodes/n1/stop", json!({}))
@@ -284,6 +284,35 @@ async fn nodes_are_spread_and_a_cordon_holds() {
     grid.end().await;
 }
 
+/// An agent that has just ended its session is not yet lost, and it is the emptiest: a node placed there would wait.
+#[tokio::test]
+async fn a_node_is_placed_where_somebody_listens() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut patient = crate::support::settings(dir.path());
+    patient.lost_after = std::time::Duration::from_secs(600);
+    let grid = Grid::start_with(patient).await;
+    let a = Agent::join(&grid, "a").await;
+    let token = grid.agent_token().await;
+    let mut b = Agent::connect(&grid, &token, hello("b", "install-b"))
+        .await
+        .unwrap();
+    b.greet(vec![]).await;
+    drop(a);
+    grid.until("/api/grid/agents/a", |a| a.body["connected"] == false)
+        .await;
+    for _ in 0..3 {
+        assert_eq!(grid.spawn(json!({})).await.expect(201)["agent"], "b");
+    }
+    // Who names it may wait for it, and with nobody there the wish is kept for whom is expected back.
+    let named = grid.spawn(json!({"agent_id": "a"})).await.expect(201);
+    assert_eq!(named["agent"], "a");
+    drop(b);
+    grid.until("/api/grid/agents/b", |b| b.body["connected"] == false)
+        .await;
+    grid.spawn(json!({})).await.expect(201);
+    grid.end().await;
+}
+
 #[tokio::test]
 async fn questions_are_answered_by_the_agent() {
     let grid = Grid::start().await;
@@ -327,6 +356,8 @@ async fn questions_are_answered_by_the_agent() {
         .await;
     grid.get("/api/grid/nodes/n1/usage").await.error(503);
     grid.get("/api/grid/data?agent=a").await.error(503);
+    let why = grid.get("/api/grid/data").await.error(503);
+    assert_eq!(why, "the data of lost agents cannot be listed: a");
     grid.get("/api/grid/data?agent=b").await.error(404);
     grid.end().await;
 }
