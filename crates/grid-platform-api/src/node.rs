@@ -66,10 +66,10 @@ impl NodeState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum Health {
-    /// The node has no health check.
+    /// The node has no health check, or does not run.
     #[default]
     Unchecked,
-    /// The node runs and no answer has come yet.
+    /// No answer has come yet.
     Starting,
     /// The last answer was good.
     Healthy,

@@ -163,7 +163,8 @@ pub(crate) fn node(facts: &Facts<'_>) -> SpawnedNode {
     let health = match (&state, facts.health) {
         (_, Health::Unchecked) => Health::Unchecked,
         (NodeState::Running, health) => health.clone(),
-        _ => Health::Starting,
+        (NodeState::Pending, _) => Health::Starting,
+        _ => Health::Unchecked,
     };
     SpawnedNode {
         node_id: intent.config.node_id.clone(),
