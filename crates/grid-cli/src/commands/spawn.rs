@@ -26,6 +26,7 @@ pub(super) async fn spawn(context: &Context, args: &SpawnArgs) -> Result<()> {
         agent_labels: args.agent_label.iter().cloned().collect(),
         settings: settings(&args.settings)?,
     };
+    refuse_own_place(context, &request.settings)?;
     let node = client.spawn(&request, &random(16)?).await?;
     settle(context, &client, vec![node], Goal::Running, args.wait).await
 }
@@ -36,6 +37,7 @@ pub(super) async fn update(context: &Context, args: &UpdateArgs) -> Result<()> {
         settings: settings(&args.settings)?,
         if_generation: args.if_generation,
     };
+    refuse_own_place(context, &request.settings)?;
     if request.settings == NodeSettings::default() {
         return Err(Error::usage("there is nothing to change").with_hint(
             "Name what shall change, such as `--memory-limit-mb 512`; `grid update --help` lists it all.",
@@ -44,6 +46,22 @@ pub(super) async fn update(context: &Context, args: &UpdateArgs) -> Result<()> {
     let client = context.client()?;
     let node = client.update(&id, &request).await?;
     settle(context, &client, vec![node], Goal::Running, args.wait).await
+}
+
+/// A node's data among the files of the local grid would end with them, or they with it.
+fn refuse_own_place(context: &Context, settings: &NodeSettings) -> Result<()> {
+    let Some(place) = &settings.storage_path else {
+        return Ok(());
+    };
+    // Without a home there is no local grid either.
+    match context.state() {
+        Ok(state) if state.keeps(Path::new(place)) => Err(Error::usage(format!(
+            "the storage path `{place}` is among the grid's own files in `{}`",
+            state.root().display()
+        ))
+        .with_hint("Name a place elsewhere, or leave `--storage-path` out.")),
+        _ => Ok(()),
+    }
 }
 
 /// The settings that were given; the others stay out of the request.

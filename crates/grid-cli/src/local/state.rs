@@ -73,6 +73,13 @@ impl StateDir {
         self.token("admin")
     }
 
+    /// Whether a place is among what master, agent and supervisor keep for themselves: no place for a node's data.
+    pub(crate) fn keeps(&self, place: &Path) -> bool {
+        let root = self.root.canonicalize();
+        let root = root.as_deref().unwrap_or(&self.root);
+        place.starts_with(root) && !place.starts_with(root.join("data"))
+    }
+
     /// Whether `grid up` made it.
     pub(crate) fn exists(&self) -> bool {
         self.root.join(MARKER).exists()

@@ -308,4 +308,9 @@ fn secrets_and_places_reach_a_node_and_are_shown_nowhere() {
     assert_eq!(text(&shown["data_path"]), data.to_str().unwrap());
     grid.run(&["rm", "keeper", "--purge", "--wait"]);
     assert!(!data.exists());
+    for part in ["", "master", "run/x", "logs", "agent/process/nodes/x"] {
+        let place = grid.state().join(part);
+        let told = grid.fails(&["spawn", "--storage-path", place.to_str().unwrap()], 2);
+        assert!(told.contains("among the grid's own files"), "{told}");
+    }
 }
