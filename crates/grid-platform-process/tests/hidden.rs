@@ -1,4 +1,5 @@
 //! A process that hides from its supervisor, with a cleared environment and a session of its own, is found by its cgroup.
+#![allow(clippy::unwrap_used, reason = "all of it is for tests")]
 
 mod common;
 
