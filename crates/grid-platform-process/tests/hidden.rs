@@ -1,5 +1,9 @@
 //! A process that hides from its supervisor, with a cleared environment and a session of its own, is found by its cgroup.
-#![allow(clippy::unwrap_used, reason = "all of it is for tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "all of it is for tests, and one that does not run says so"
+)]
 
 mod common;
 
