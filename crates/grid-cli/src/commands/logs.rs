@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use grid_client::{Class, Client, Error as ClientError, LogQuery, LogRecord};
+use grid_client::{Class, Client, Desired, Error as ClientError, LogQuery, LogRecord};
 use grid_platform_api::NodeId;
 
 use crate::{
@@ -30,18 +30,37 @@ pub(super) async fn run(context: &Context, args: &LogsArgs) -> Result<()> {
     let mut pause = FIRST_PAUSE;
     let mut told = false;
     let mut begun = false;
+    let mut replaced = false;
     loop {
         let before = cursor.clone();
         let end = match read(context, &client, &id, &mut cursor, args.follow).await {
             Ok(end) => end,
             // Before the first record a fault is the caller's to know; later it is a break in what was followed.
             Err(Stop::Log(error)) if begun && args.follow && passes(&error) => End::Broken(error),
+            // Between two incarnations there is no log.
+            Err(Stop::Log(error)) if replaced && error.class() == Class::NotFound => End::Whole,
             Err(Stop::Log(error)) => return Err(error.into()),
             Err(Stop::Output(error)) => return Err(error),
         };
         begun = true;
         match end {
-            End::Whole => return Ok(()),
+            End::Whole if !args.follow || !lives(&client, &id).await? => return Ok(()),
+            // An update makes the node anew, with a log of its own.
+            End::Whole => {
+                if !replaced || cursor != before {
+                    let gap = LogRecord::Gap {
+                        from: cursor.clone(),
+                        to: "start".to_owned(),
+                        reason: "the node was made anew, and its earlier log went with it"
+                            .to_owned(),
+                    };
+                    write(context.format(), &gap)?;
+                    (pause, replaced) = (FIRST_PAUSE, true);
+                    "start".clone_into(&mut cursor);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
             End::Broken(error) if !args.follow => return Err(error.into()),
             End::Broken(error) => {
                 if cursor != before {
@@ -119,6 +138,16 @@ fn write(format: Format, record: &LogRecord) -> Result<()> {
             ));
             Ok(())
         }
+    }
+}
+
+/// Whether the node is there and stays. A master that is away does not end what is followed.
+async fn lives(client: &Client, id: &NodeId) -> Result<bool> {
+    match client.node(id).await {
+        Ok(node) => Ok(node.desired != Desired::Removed),
+        Err(error) if error.class() == Class::NotFound => Ok(false),
+        Err(error) if passes(&error) => Ok(true),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     process::Stdio,
 };
 
-use crate::support::{Grid, get, number, put, text};
+use crate::support::{Grid, eventually, get, number, put, text};
 
 #[test]
 fn every_command_does_what_it_says() {
@@ -172,7 +172,7 @@ fn a_node_of_ones_own_keeps_its_place_and_is_restarted_by_its_policy() {
     ]);
     let before = number(&spawned[0]["pid"]);
     crate::support::kill(before);
-    crate::support::eventually("the platform to restart it", || {
+    eventually("the platform to restart it", || {
         let node = grid.node("own");
         (node["restarts"] == 1 && node["state"] == "running" && node["pid"] != before).then_some(())
     });
@@ -208,4 +208,38 @@ fn root_may_run_nodes_as_any_user_and_others_as_themselves() {
         1,
     );
     assert!(told.contains("does not exist"), "{told}");
+}
+
+/// An update makes a node anew, with a log of its own: who follows hears of it, and goes on.
+#[test]
+fn a_followed_log_goes_on_behind_an_update_and_ends_with_the_node() {
+    let grid = Grid::new();
+    grid.up(&["--nodes", "0"]);
+    let run = |head: &[&str], word: &str| {
+        let script = format!("echo {word}; exec sleep 1000");
+        let program = ["--wait", "--binary", "sh", "--", "-c", script.as_str()];
+        grid.run(&[head, &program[..]].concat());
+    };
+    run(&["spawn", "--name", "phoenix"], "first");
+    let log = grid.dir().join("phoenix.log");
+    let mut follower = grid
+        .command(&["logs", "-f", "-o", "json", "phoenix"])
+        .stdout(fs::File::create(&log).unwrap())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let heard = |word: &str| {
+        eventually(word, || {
+            let text = fs::read_to_string(&log).unwrap();
+            text.contains(&format!("\"text\":\"{word}\""))
+                .then_some(text)
+        })
+    };
+    heard("first");
+    run(&["update", "phoenix"], "second");
+    let text = heard("second");
+    let gaps = text.matches("made anew").count();
+    assert_eq!((gaps, text.lines().count()), (1, 3), "{text}");
+    grid.run(&["rm", "phoenix", "--purge", "--wait"]);
+    assert!(follower.wait().unwrap().success(), "it ends with the node");
 }
