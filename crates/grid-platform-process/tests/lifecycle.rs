@@ -487,6 +487,7 @@ async fn a_stop_holds_while_a_failed_node_waits_for_its_policy() {
         Some(Exit::Code(3)),
         "why it failed is still told"
     );
+    // Longer than the back-off: a start that must not happen has no event to wait for.
     tokio::time::sleep(Duration::from_millis(450)).await;
     drop(platform);
     let platform = place.open().await;

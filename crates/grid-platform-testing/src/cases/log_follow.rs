@@ -428,7 +428,7 @@ async fn a_position_of_another_node_is_refused(c: &Context) -> Outcome {
 
 async fn a_follower_since_a_time_misses_nothing(c: &Context) -> Outcome {
     let node = c.spawn(c.probe("n", &["say=before"])?).await?;
-    // Between the two, more time than any index of time is coarse by.
+    // So that the line before and the moment asked for differ by any clock.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let since = Timestamp::now();
     c.ask(&node, "lines=1-3").await?;
