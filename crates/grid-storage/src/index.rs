@@ -135,9 +135,7 @@ impl Index {
             .database
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let old = slot.take();
-        // Closing a damaged database may run into redb's assertions as well.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(old)));
+        close(slot.take());
         *slot = Some(open_database(&self.path)?);
         Ok(())
     }
@@ -284,6 +282,24 @@ fn write_totals(write: &redb::WriteTransaction, totals: Totals) -> Result<(), re
     // The lower half, by truncation.
     table.insert("journal_low", id as u64)?;
     Ok(())
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        let slot = self
+            .database
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        close(slot.take());
+    }
+}
+
+/// Closes a database. Closing commits, and on a damaged one that may run into redb's assertions:
+/// the last commit stands.
+fn close(database: Option<Database>) {
+    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        tracing::error!("the index is damaged: it could not be closed in order");
+    }
 }
 
 fn open_database(path: &Path) -> Result<Database, Error> {
