@@ -21,6 +21,11 @@ impl Fail {
         }
     }
 
+    /// The primary line by itself, to stand within another sentence.
+    pub(crate) fn into_message(self) -> String {
+        self.message
+    }
+
     /// Adds the sentence that says how to mend it.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());

@@ -110,6 +110,16 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Where what was fetched from elsewhere is kept between runs; the reason why nowhere, as part of a sentence.
+pub(crate) fn cache_dir() -> std::result::Result<PathBuf, String> {
+    let base = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute());
+    base.or_else(|| std::env::home_dir().map(|home| home.join(".cache")))
+        .map(|dir| dir.join("sutra-grid-testbed"))
+        .ok_or_else(|| "there is no home directory for a cache".to_owned())
+}
+
 /// The command as a person would type it, the program by its file name.
 fn line(command: &Command) -> String {
     let program = Path::new(command.get_program());

@@ -27,12 +27,18 @@ enum Action {
 enum Name {
     /// Debian's redis-server: the stock program that tests run as nodes.
     Redis,
+    /// Debian's promtool, which reads the metrics.
+    Promtool,
+    /// PyPI's schemathesis, which calls the HTTP API as its document says, and as it does not.
+    Schemathesis,
 }
 
 impl Name {
     fn need(self) -> Result<&'static Need> {
         let name = match self {
             Self::Redis => "redis",
+            Self::Promtool => "promtool",
+            Self::Schemathesis => "schemathesis",
         };
         NEEDS
             .iter()
@@ -48,7 +54,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Action::Status { name } => report(name.need()?, name.need()?.look()),
         Action::Down { name } => {
             println!(
-                "{}: nothing to take down; tests start and end their own, and an installed package stays",
+                "{}: nothing to take down; tests start and end their own, and what is installed stays",
                 name.need()?.program
             );
             Ok(())
@@ -60,9 +66,6 @@ fn report(need: &Need, met: Met) -> Result<()> {
     println!("{}: {met}", need.program);
     match met {
         Met::Found(_) | Met::Installed(_) => Ok(()),
-        Met::Missing(_) => Err(Fail::default().hint(format!(
-            "Install `{}` with your system's package manager.",
-            need.program
-        ))),
+        Met::Missing(_) => Err(Fail::default().hint(need.mend())),
     }
 }

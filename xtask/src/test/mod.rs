@@ -4,6 +4,7 @@ mod platforms;
 mod tally;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use clap::ValueEnum;
@@ -45,6 +46,8 @@ struct Selection {
     skip: Vec<&'static str>,
     /// Reasons why this run cannot pass, whatever the tests say.
     missing: Vec<String>,
+    /// Where programs from outside are that are not on `PATH`.
+    places: Vec<PathBuf>,
 }
 
 /// Runs `cargo xtask test`.
@@ -95,15 +98,22 @@ fn select(only: Option<&str>, required: bool) -> Selection {
         }
     }
     for need in NEEDS {
-        let met = need.ensure();
-        if let Met::Missing(why) = &met {
-            println!("{}: not run: {why}", need.program);
-            selection.skip.push(need.in_test_names);
-            if required {
-                selection.missing.push(format!("{}: {why}", need.program));
+        match need.ensure() {
+            Met::Missing(why) => {
+                println!("{}: not run: {why}", need.program);
+                selection.skip.push(need.in_test_names);
+                if required {
+                    selection.missing.push(format!("{}: {why}", need.program));
+                }
             }
-        } else {
-            println!("{}: {met}", need.program);
+            ref met @ (Met::Found(ref place) | Met::Installed(ref place)) => {
+                println!("{}: {met}", need.program);
+                if sh::which(need.program).is_none() {
+                    selection
+                        .places
+                        .extend(place.parent().map(Path::to_path_buf));
+                }
+            }
         }
     }
     selection
@@ -139,6 +149,14 @@ fn run_cargo_test(selection: &Selection, full: bool) -> Result<Total> {
     command.args(selection.skip.iter().flat_map(|name| ["--skip", name]));
     if full {
         command.arg("--include-ignored");
+    }
+    if !selection.places.is_empty() {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // Behind what is there, so that a tool's own Python stands in for nobody's.
+        let places = std::env::split_paths(&path).chain(selection.places.iter().cloned());
+        let path = std::env::join_paths(places)
+            .map_err(|error| Fail::new(format!("cannot extend PATH: {error}")))?;
+        command.env("PATH", path);
     }
     if std::io::stdout().is_terminal() {
         command.env("CARGO_TERM_COLOR", "always");

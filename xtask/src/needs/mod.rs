@@ -1,0 +1,167 @@
+//! Programs from outside that tests start.
+
+mod pypi;
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::sh;
+
+/// A program that tests need, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Need {
+    /// What people call it: its name in `cargo xtask testbed`.
+    pub(crate) name: &'static str,
+    /// The program that is looked for on `PATH`.
+    pub(crate) program: &'static str,
+    /// Where it comes from when it is not there.
+    source: Source,
+    /// Tests that need the program have this in their names; where it is missing they are left out by it.
+    pub(crate) in_test_names: &'static str,
+}
+
+/// Where a program comes from.
+#[derive(Debug)]
+enum Source {
+    /// Debian's package.
+    Debian(&'static str),
+    /// Packages of PyPI, in an environment of their own in the user's cache.
+    PyPi(pypi::Environment),
+}
+
+/// Every program that the tests need.
+pub(crate) const NEEDS: &[Need] = &[
+    Need {
+        name: "redis",
+        program: "redis-server",
+        source: Source::Debian("redis-server"),
+        in_test_names: "redis",
+    },
+    Need {
+        name: "promtool",
+        program: "promtool",
+        source: Source::Debian("prometheus"),
+        in_test_names: "promtool",
+    },
+    Need {
+        name: "schemathesis",
+        program: "schemathesis",
+        source: Source::PyPi(pypi::Environment {
+            name: "schemathesis",
+            requirements: include_str!("schemathesis.txt"),
+        }),
+        in_test_names: "schemathesis",
+    },
+];
+
+/// Whether a need is met.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Met {
+    /// It was there, at this place.
+    Found(PathBuf),
+    /// It was installed just now, at this place.
+    Installed(PathBuf),
+    /// It is not there; the reason, as part of a sentence.
+    Missing(String),
+}
+
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Found(place) => write!(f, "found at {}", place.display()),
+            Self::Installed(place) => write!(f, "installed at {}", place.display()),
+            Self::Missing(why) => write!(f, "not found: {why}"),
+        }
+    }
+}
+
+impl Need {
+    /// Looks for the program and changes nothing.
+    pub(crate) fn look(&self) -> Met {
+        if let Some(place) = sh::which(self.program) {
+            return Met::Found(place);
+        }
+        let not_on_path = format!("`{}` is not on PATH", self.program);
+        match &self.source {
+            Source::Debian(_) => Met::Missing(not_on_path),
+            Source::PyPi(environment) => match environment.find(self.program) {
+                Ok(place) => Met::Found(place),
+                Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
+            },
+        }
+    }
+
+    /// What a person does where the program is not there.
+    pub(crate) fn mend(&self) -> String {
+        match &self.source {
+            Source::Debian(_) => {
+                let name = self.program;
+                format!("Install `{name}` with your system's package manager.")
+            }
+            Source::PyPi(_) => format!("Run `cargo xtask testbed up {}`.", self.name),
+        }
+    }
+
+    /// Looks for the program and gets it where that can be done unasked: Debian's packages by root on Debian, PyPI's
+    /// by who has Python.
+    pub(crate) fn ensure(&self) -> Met {
+        if let found @ Met::Found(_) = self.look() {
+            return found;
+        }
+        let got = match &self.source {
+            Source::Debian(package) => debian(package),
+            Source::PyPi(environment) => environment.make(),
+        };
+        match got {
+            Ok(()) => match self.look() {
+                Met::Found(place) => Met::Installed(place),
+                missing => missing,
+            },
+            Err(why) => Met::Missing(format!("`{}` is not on PATH, and {why}", self.program)),
+        }
+    }
+}
+
+/// Installs a package of Debian's.
+fn debian(package: &str) -> Result<(), String> {
+    can_install()?;
+    eprintln!("installing {package} (apt-get) ...");
+    if apt(&["install", package]).is_ok() {
+        return Ok(());
+    }
+    // A new machine has no package lists, or old ones.
+    apt(&["update"])?;
+    apt(&["install", package])
+}
+
+/// Whether packages can be installed with no question asked.
+fn can_install() -> Result<(), &'static str> {
+    if !Path::new("/etc/debian_version").exists() {
+        return Err("this is not Debian");
+    }
+    if sh::which("apt-get").is_none() {
+        return Err("there is no `apt-get`");
+    }
+    // The owner of /proc/self is this process's effective user.
+    match std::fs::metadata("/proc/self") {
+        Ok(me) if me.uid() == 0 => Ok(()),
+        _ => Err("only root can install it"),
+    }
+}
+
+fn apt(args: &[&str]) -> Result<(), String> {
+    let mut command = Command::new("apt-get");
+    command
+        .args(["--quiet", "--yes", "--no-install-recommends"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // Packages of servers start them at once; in run level 1 they do not. Tests start their own.
+        .env("RUNLEVEL", "1")
+        .stdin(std::process::Stdio::null());
+    match sh::output(&mut command) {
+        Ok(_) => Ok(()),
+        Err(fail) => Err(fail.into_message()),
+    }
+}
