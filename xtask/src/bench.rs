@@ -1,13 +1,14 @@
-//! `cargo xtask bench`: builds grid-bench in release and runs it.
+//! `cargo xtask bench`: builds grid-bench and what it measures in release, sees to its peers, and runs it.
 
 use crate::fail::Result;
+use crate::needs::{Met, NEEDS, PEERS};
 use crate::sh;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Handed to grid-bench; `-- --help` lists them.
-    #[arg(last = true)]
+    /// Groups and options, handed to grid-bench; `cargo xtask bench -- --help` lists them.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     args: Vec<String>,
 }
 
@@ -16,14 +17,42 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     // It is a program of its own, so that tests and checks need not compile what is measured.
     sh::run(
         sh::cargo()
-            .args([
-                "run",
-                "--quiet",
-                "--release",
-                "--package",
-                "grid-bench",
-                "--",
-            ])
-            .args(&args.args),
-    )
+            .args(["build", "--quiet", "--release", "--bins"])
+            .args(BUILT),
+    )?;
+    let program = sh::target_dir()?.join("release").join("grid-bench");
+    let bench = || {
+        let mut command = std::process::Command::new(&program);
+        command.args(&args.args);
+        command
+    };
+    let mut found = Vec::new();
+    let asks_for_help = args.args.iter().any(|it| it == "--help" || it == "-h");
+    if !asks_for_help {
+        for name in sh::output(bench().arg("--list-programs"))?.lines() {
+            let met = match NEEDS.iter().chain(PEERS).find(|it| it.name == name) {
+                Some(need) => need.ensure(),
+                None => Met::Missing("this task does not know where to get it".to_owned()),
+            };
+            found.push(match met {
+                Met::Found(place) | Met::Installed(place) => {
+                    format!("--program={name}={}", place.display())
+                }
+                Met::Missing(why) => format!("--without={name}={why}"),
+            });
+        }
+    }
+    sh::run(bench().args(found))
 }
+
+/// The packages whose programs are measured or measure.
+const BUILT: [&str; 8] = [
+    "--package",
+    "grid-bench",
+    "--package",
+    "grid-cli",
+    "--package",
+    "grid-agent",
+    "--package",
+    "grid-master",
+];

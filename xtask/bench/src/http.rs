@@ -6,8 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use crate::Result;
 
 /// A connection.
-pub(crate) struct Connection {
-    stream: BufReader<TcpStream>,
+pub(crate) struct Connection<S = TcpStream> {
+    stream: BufReader<S>,
 }
 
 impl Connection {
@@ -15,9 +15,16 @@ impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::new(stream))
+    }
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Over a stream that is connected.
+    pub(crate) fn new(stream: S) -> Self {
+        Self {
             stream: BufReader::new(stream),
-        })
+        }
     }
 
     /// Sends a request and returns the answer's body; an answer other than 2xx is an error.

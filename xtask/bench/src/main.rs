@@ -5,33 +5,84 @@
     reason = "this is a command; it speaks to the terminal"
 )]
 
+#[allow(dead_code, reason = "for groups of other sizes and units")]
+mod bench;
+mod groups;
 mod http;
+mod lifecycle;
+mod machine;
 mod process;
+#[allow(dead_code, reason = "for groups of many processes")]
+mod program;
+#[allow(dead_code, reason = "for groups of other sizes and units")]
+mod report;
 mod stats;
 mod storage;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, ValueEnum};
 
-/// Whatever goes wrong while measuring: it is told, and the run ends.
+use bench::Bench;
+use groups::{GROUPS, Group};
+use machine::Machine;
+use report::{Report, Table};
+
+/// Whatever goes wrong while measuring: it is told, and the group ends.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Measures the grid beside its peers.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask bench --", bin_name = "cargo xtask bench --")]
 struct Args {
-    /// How often each thing is measured.
+    /// What is measured; everything when none is named.
+    #[arg(value_name = "GROUP", value_parser = PossibleValuesParser::new(GROUPS.iter().map(|it| it.name)))]
+    groups: Vec<String>,
+    /// How often each thing that is measured in rounds is measured.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// One round, and everything as small as it can be: shows that it runs, not how fast.
+    #[arg(long)]
+    quick: bool,
+    /// What standard output gets.
+    #[arg(short, long, default_value = "markdown")]
+    output: Output,
+    /// Puts the tables into this document too, each in its place there.
+    #[arg(long, value_name = "FILE")]
+    into: Option<PathBuf>,
+    /// Where a program from outside is; `cargo xtask bench` finds or installs it.
+    #[arg(long, value_name = "NAME=PATH", value_parser = name_and_value, hide = true)]
+    program: Vec<(String, String)>,
+    /// Why a program from outside is not there.
+    #[arg(long, value_name = "NAME=WHY", value_parser = name_and_value, hide = true)]
+    without: Vec<(String, String)>,
+    /// Print the names of the programs from outside that the groups want, and measure nothing.
+    #[arg(long, hide = true)]
+    list_programs: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    /// Tables for people.
+    Markdown,
+    /// For programs.
+    Json,
+}
+
+fn name_and_value(text: &str) -> std::result::Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no `=`")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -39,25 +90,73 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
-    let rounds = args.rounds as usize;
-    let cores = std::thread::available_parallelism()?;
-    println!(
-        "{cores} cores, kernel {}, {rounds} rounds, one client\n",
-        kernel()
-    );
-    println!("{}", stats::HEAD);
-    for measure in [process::measure, storage::measure] {
-        for row in measure(rounds)? {
-            println!("{row}");
+/// Gives whether every group came to its end. A missed target is a result, not a failure.
+fn run(args: &Args) -> Result<bool> {
+    let chosen = |group: &&Group| {
+        args.groups.is_empty() || args.groups.iter().any(|name| name == group.name)
+    };
+    let groups: Vec<&Group> = GROUPS.iter().filter(chosen).collect();
+    if args.list_programs {
+        for name in groups.iter().flat_map(|it| it.programs) {
+            println!("{name}");
+        }
+        return Ok(true);
+    }
+    // Read before the long part: it is what may be missing.
+    let document = args
+        .into
+        .as_ref()
+        .map(std::fs::read_to_string)
+        .transpose()?;
+    let mut report = Report {
+        machine: Machine::this(&std::env::temp_dir()),
+        tables: Vec::new(),
+    };
+    let rounds = if args.quick { 1 } else { args.rounds as usize };
+    let mut bench = Bench::new(rounds, args.quick, programs(args));
+    let mut whole = true;
+    for group in groups {
+        bench.enter(group.name);
+        match measure(group, &bench) {
+            Ok(table) => report.tables.push(table),
+            Err(error) => {
+                whole = false;
+                eprintln!("error: `{}` was not measured: {error}", group.name);
+            }
         }
     }
-    Ok(())
+    match args.output {
+        Output::Markdown => print!("{report}"),
+        Output::Json => println!("{:#}", report.json()),
+    }
+    if let Some((path, document)) = args.into.as_ref().zip(document) {
+        std::fs::write(path, report.write_into(&document)?)?;
+    }
+    for missed in report.tables.iter().flat_map(Table::missed) {
+        eprintln!("missed: {missed}");
+    }
+    Ok(whole)
 }
 
-fn kernel() -> String {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
-    release.map_or_else(|_| "unknown".into(), |text| text.trim().to_owned())
+fn measure(group: &Group, bench: &Bench) -> Result<Table> {
+    let table = Table {
+        group: group.name,
+        about: group.about,
+        rows: (group.measure)(bench)?,
+    };
+    match table.mistakes().as_slice() {
+        [] => Ok(table),
+        mistakes => Err(mistakes.join("; ").into()),
+    }
+}
+
+fn programs(args: &Args) -> BTreeMap<String, std::result::Result<PathBuf, String>> {
+    let there = args.program.iter().cloned();
+    let there = there.map(|(name, path)| (name, Ok(path.into())));
+    let missing = args.without.iter().cloned();
+    there
+        .chain(missing.map(|(name, why)| (name, Err(why))))
+        .collect()
 }
 
 /// Writes a file that a power cut leaves whole: synced itself, and its name in its directory.

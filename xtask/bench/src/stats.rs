@@ -1,54 +1,64 @@
-//! Durations, taken in turn and summed up.
+//! Rounds, taken in turn: whatever state the machine is in, all subjects meet it.
 
-use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::bench::Bench;
+use crate::report::Row;
 
-/// The head of the table whose lines [`Row`]s are.
-pub(crate) const HEAD: &str =
-    "| what | median µs | p99 µs | least µs | most µs |\n|---|---:|---:|---:|---:|";
-
-/// A thing to measure: its name, and one round of it, which tells how long the measured part took.
+/// A thing to measure: the rows it fills, and one round of it, which gives one figure for each.
 pub(crate) struct Subject<'a> {
-    name: &'static str,
-    round: Box<dyn FnMut() -> Result<Duration> + 'a>,
+    rows: Vec<Row>,
+    /// It is measured in every so manyth round.
+    every: usize,
+    round: Box<dyn FnMut() -> Result<Vec<f64>> + 'a>,
 }
 
 impl<'a> Subject<'a> {
-    /// A thing of this name, one round of which is `round`.
-    pub(crate) fn new(name: &'static str, round: impl FnMut() -> Result<Duration> + 'a) -> Self {
+    /// A thing of which one round takes a time.
+    pub(crate) fn time(row: Row, mut round: impl FnMut() -> Result<Duration> + 'a) -> Self {
+        Self::times([row], move || Ok([round()?]))
+    }
+
+    /// A thing of which one round takes several times, one for each row.
+    pub(crate) fn times<const N: usize>(
+        rows: [Row; N],
+        mut round: impl FnMut() -> Result<[Duration; N]> + 'a,
+    ) -> Self {
         Self {
-            name,
-            round: Box::new(round),
+            rows: rows.into(),
+            every: 1,
+            round: Box::new(move || Ok(round()?.map(|it| it.as_secs_f64()).into())),
         }
     }
-}
 
-/// What was measured of one subject.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Row {
-    name: &'static str,
-    /// In ascending order, and at least one.
-    sorted: Vec<Duration>,
+    /// A slow thing: it takes its turn in every so manyth round only.
+    pub(crate) fn every(mut self, rounds: usize) -> Self {
+        self.every = rounds.max(1);
+        self
+    }
 }
 
 /// Measures all subjects in turn, round by round, after one round that does not count.
-pub(crate) fn interleave(mut subjects: Vec<Subject<'_>>, rounds: usize) -> Result<Vec<Row>> {
-    let mut taken = vec![Vec::with_capacity(rounds); subjects.len()];
-    for round in 0..=rounds {
-        for (subject, taken) in subjects.iter_mut().zip(&mut taken) {
-            let took = (subject.round)()?;
+pub(crate) fn interleave(bench: &Bench, mut subjects: Vec<Subject<'_>>) -> Result<Vec<Row>> {
+    let progress = bench.progress(bench.rounds);
+    for round in 0..=bench.rounds {
+        for subject in &mut subjects {
+            let turn = round == 0 || (round - 1).is_multiple_of(subject.every);
+            if !turn {
+                continue;
+            }
+            let figures = (subject.round)()?;
             if round > 0 {
-                taken.push(took);
+                for (row, figure) in subject.rows.iter_mut().zip(figures) {
+                    row.add(figure);
+                }
             }
         }
+        progress.inc(1);
     }
-    let rows = subjects
-        .iter()
-        .zip(taken)
-        .map(|(subject, taken)| Row::new(subject.name, taken));
-    Ok(rows.collect())
+    progress.finish_and_clear();
+    Ok(subjects.into_iter().flat_map(|it| it.rows).collect())
 }
 
 /// Runs the work and tells how long it took.
@@ -58,28 +68,10 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> Result<T>) -> Result<(Duration, T)
     Ok((start.elapsed(), done))
 }
 
-impl Row {
-    fn new(name: &'static str, mut taken: Vec<Duration>) -> Self {
-        taken.sort();
-        Self {
-            name,
-            sorted: taken,
-        }
-    }
-
-    /// The duration that `per_mille` of 1000 rounds do not exceed (nearest rank).
-    fn quantile(&self, per_mille: usize) -> Duration {
-        let rank = (self.sorted.len() * per_mille).div_ceil(1000).max(1);
-        self.sorted.get(rank - 1).copied().unwrap_or_default()
-    }
-}
-
-impl fmt::Display for Row {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [median, p99, least, most] =
-            [500, 990, 0, 1000].map(|at| self.quantile(at).as_micros());
-        write!(f, "| {} | {median} | {p99} | {least} | {most} |", self.name)
-    }
+/// The figure that `per_mille` of 1000 do not exceed (nearest rank), of figures in ascending order.
+pub(crate) fn quantile(sorted: &[f64], per_mille: usize) -> Option<f64> {
+    let rank = (sorted.len() * per_mille).div_ceil(1000).max(1);
+    sorted.get(rank - 1).copied()
 }
 
 #[cfg(test)]
@@ -87,14 +79,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_median_p99_and_extremes() {
-        let check = |taken: Vec<u64>, expect: &str| {
-            let row = Row::new("x", taken.into_iter().map(Duration::from_micros).collect());
-            assert_eq!(row.to_string(), expect);
+    fn quantiles_are_figures_that_were_measured() {
+        let check = |taken: &[f64], expect: [f64; 4]| {
+            let found = [0, 500, 990, 1000].map(|at| quantile(taken, at).expect("a figure"));
+            assert_eq!(found, expect);
         };
-        check((1..=100).rev().collect(), "| x | 50 | 99 | 1 | 100 |");
-        check(vec![7], "| x | 7 | 7 | 7 | 7 |");
-        check(vec![3, 1, 2], "| x | 2 | 3 | 1 | 3 |");
+        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
+        check(&hundred, [1.0, 50.0, 99.0, 100.0]);
+        check(&[7.0], [7.0; 4]);
+        check(&[1.0, 2.0, 3.0], [1.0, 2.0, 3.0, 3.0]);
+        assert_eq!(quantile(&[], 500), None);
     }
 
     #[test]
@@ -102,14 +96,16 @@ mod tests {
         let order = std::cell::RefCell::new(Vec::new());
         let subject = |name: &'static str| {
             let order = &order;
-            Subject::new(name, move || {
+            Subject::time(Row::time(name), move || {
                 order.borrow_mut().push(name);
-                Ok(Duration::from_micros(order.borrow().len() as u64))
+                Ok(Duration::from_secs(order.borrow().len() as u64))
             })
         };
-        let rows = interleave(vec![subject("a"), subject("b")], 1).expect("nothing fails");
-        assert_eq!(*order.borrow(), ["a", "b", "a", "b"]);
-        let lines: Vec<_> = rows.iter().map(Row::to_string).collect();
-        assert_eq!(lines, ["| a | 3 | 3 | 3 | 3 |", "| b | 4 | 4 | 4 | 4 |"]);
+        let bench = Bench::of_rounds(3);
+        let rows =
+            interleave(&bench, vec![subject("a"), subject("b").every(2)]).expect("nothing fails");
+        assert_eq!(*order.borrow(), ["a", "b", "a", "b", "a", "a", "b"]);
+        let figures: Vec<_> = rows.iter().map(Row::sorted).collect();
+        assert_eq!(figures, [vec![3.0, 5.0, 6.0], vec![4.0, 7.0]]);
     }
 }

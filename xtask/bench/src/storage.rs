@@ -7,14 +7,24 @@ use std::time::{Duration, Instant};
 use grid_storage::{Server, StorageConfig};
 use tokio::sync::oneshot;
 
+use crate::bench::Bench;
+use crate::groups::Group;
 use crate::http::Connection;
-use crate::stats::{Row, Subject, interleave, timed};
+use crate::report::Row;
+use crate::stats::{Subject, timed};
 use crate::{Result, durable_write};
 
 const BYTES: usize = 1024;
 
-/// Measures PUT and GET, each object a new one.
-pub(crate) fn measure(rounds: usize) -> Result<Vec<Row>> {
+/// PUT and GET, each object a new one.
+pub(crate) const GROUP: Group = Group {
+    name: "storage",
+    about: "Objects of 1 KiB over HTTP, one client, one connection.",
+    programs: &[],
+    measure,
+};
+
+fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let files = dir.path().join("files");
     std::fs::create_dir(&files)?;
@@ -29,7 +39,7 @@ pub(crate) fn measure(rounds: usize) -> Result<Vec<Row>> {
     let mut connection = Connection::open(address)?;
     await_ready(&mut connection)?;
     let connection = RefCell::new(connection);
-    let rows = interleave(subjects(&connection, &files), rounds)?;
+    let rows = bench.interleave(subjects(&connection, &files))?;
     // Only a server that drained and ended well was the one that was measured.
     let _ = stop.send(());
     runtime.block_on(serving)??;
@@ -52,30 +62,30 @@ fn subjects<'a>(connection: &'a RefCell<Connection>, files: &'a Path) -> Vec<Sub
     let body = |round: usize| vec![b'a' + (round % 26) as u8; BYTES];
     let (mut put, mut get, mut write, mut read) = (0, 0, 0, 0);
     vec![
-        Subject::new(
-            "grid-storage: PUT 1 KiB, acknowledged when durable",
+        Subject::time(
+            Row::time("grid-storage: PUT 1 KiB, acknowledged when durable"),
             move || {
                 let (path, body) = (format!("/v1/objects/{put}"), body(put));
                 put += 1;
                 timed(|| connection.borrow_mut().request("PUT", &path, &body)).map(|(took, _)| took)
             },
         ),
-        Subject::new(
-            "a file: write 1 KiB, fsync it and its directory",
+        Subject::time(
+            Row::time("a file: write 1 KiB, fsync it and its directory"),
             move || {
                 let (path, body) = (files.join(write.to_string()), body(write));
                 write += 1;
                 timed(|| durable_write(&path, &body)).map(|(took, ())| took)
             },
         ),
-        Subject::new("grid-storage: GET 1 KiB", move || {
+        Subject::time(Row::time("grid-storage: GET 1 KiB"), move || {
             let path = format!("/v1/objects/{get}");
             let (took, found) = timed(|| connection.borrow_mut().request("GET", &path, b""))?;
             check(&found, &body(get))?;
             get += 1;
             Ok(took)
         }),
-        Subject::new("a file: read 1 KiB", move || {
+        Subject::time(Row::time("a file: read 1 KiB"), move || {
             let (took, found) = timed(|| Ok(std::fs::read(files.join(read.to_string()))?))?;
             check(&found, &body(read))?;
             read += 1;

@@ -56,6 +56,14 @@ pub(crate) const NEEDS: &[Need] = &[
     },
 ];
 
+/// What `cargo xtask bench` measures ours beside, besides the programs above. No test needs these.
+pub(crate) const PEERS: &[Need] = &[Need {
+    name: "supervisord",
+    program: "supervisord",
+    source: Source::Debian("supervisor"),
+    in_test_names: "supervisord",
+}];
+
 /// Whether a need is met.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Met {
