@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{Error, ErrorKind, NodeId, Result, SecretValue, SpawnConfig, Timestamp};
 use grid_proto::seal::SealKey;
+use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     auth, events,
     grid::Grid,
-    link::{LogHub, until},
+    link::LogHub,
     settings::Settings,
     store::{
         Store,
@@ -35,7 +36,33 @@ pub(crate) struct App {
     /// Everything that goes on for ever ends with it.
     pub(crate) shutdown: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) since: Since,
     pub(crate) openapi: String,
+}
+
+/// The host's clock as it was when the master started, and what has passed since: a clock that is set meanwhile makes
+/// nothing older than it is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Since {
+    at: Timestamp,
+    instant: Instant,
+}
+
+impl Since {
+    pub(crate) fn start() -> Self {
+        Self {
+            at: Timestamp::now(),
+            instant: Instant::now(),
+        }
+    }
+
+    /// The time that is kept with what grows old.
+    pub(crate) fn now(&self) -> Timestamp {
+        // Beyond what a timestamp can hold nothing grows old.
+        self.at
+            .checked_add(self.instant.elapsed())
+            .unwrap_or(self.at)
+    }
 }
 
 impl App {
@@ -47,7 +74,7 @@ impl App {
         self.tasks
             .spawn(async move { app.keep_house(reserved).await });
         // Agents that were heard before the last end have the usual time to be heard again.
-        let deadline = Timestamp::now() + self.settings.lost_after;
+        let deadline = Instant::now() + self.settings.lost_after;
         for agent in self.grid.agents() {
             if agent.state == grid_client::AgentState::Ready {
                 self.watch_for_loss(agent.id, deadline);
@@ -111,8 +138,11 @@ impl App {
     }
 
     async fn expire_keys(&self) {
-        let change = self.store.change(|tx| {
-            let old = Timestamp::now() - KEYS;
+        let now = self.since.now();
+        let change = self.store.change(move |tx| {
+            let Ok(old) = now.checked_sub(KEYS) else {
+                return Ok(());
+            };
             let expired: Vec<String> = tx
                 .book
                 .requests
@@ -129,11 +159,11 @@ impl App {
     }
 
     /// Shows the agent as lost if it is not heard by `deadline`.
-    pub(crate) fn watch_for_loss(self: &Arc<Self>, agent: String, deadline: Timestamp) {
+    pub(crate) fn watch_for_loss(self: &Arc<Self>, agent: String, deadline: Instant) {
         let app = self.clone();
         self.tasks.spawn(async move {
             tokio::select! {
-                () = tokio::time::sleep(until(deadline)) => {}
+                () = tokio::time::sleep_until(deadline) => {}
                 () = app.shutdown.cancelled() => return,
             }
             if !app.grid.lose(&agent, deadline - app.settings.lost_after) {

@@ -9,7 +9,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpIncoming;
 
 use crate::{
-    app::App,
+    app::{App, Since},
     events::Events,
     grid::Grid,
     http,
@@ -80,6 +80,7 @@ impl Master {
             logs: Arc::new(LogHub::default()),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            since: Since::start(),
             openapi: http::openapi(),
         });
         state.publish(http_addr, grpc_addr)?;

@@ -50,7 +50,7 @@ impl App {
             _ => None,
         };
         let unheard = self.grid.unheard_agents(request.agent_id.is_some());
-        let seal = self.seal.clone();
+        let (seal, now) = (self.seal.clone(), self.since.now());
         self.store
             .change(move |tx| {
                 if let Some(sent) = &idempotency
@@ -58,10 +58,10 @@ impl App {
                 {
                     return Ok(answer);
                 }
-                let made = match tx.book.nodes.get(&id).cloned() {
+                let (made, created_at) = match tx.book.nodes.get(&id).cloned() {
                     Some(row) => {
                         same(&seal, &row, &request)?;
-                        false
+                        (false, row.created_at)
                     }
                     None => {
                         if let Some(agent) = elsewhere {
@@ -72,15 +72,17 @@ impl App {
                         }
                         let ready = |agent: &str| !unheard.contains(agent);
                         let row = create(tx, &seal, id.clone(), request, ready)?;
+                        let created_at = row.created_at;
                         tx.put_node(row);
-                        true
+                        (true, created_at)
                     }
                 };
                 if let Some(sent) = idempotency {
                     let row = RequestRow {
                         body: auth::hex(&seal.seal(&sent.body)?),
                         node: id.clone(),
-                        at: Timestamp::now(),
+                        made: Some(created_at),
+                        at: now,
                     };
                     tx.put_request(sent.key, row);
                 }
@@ -306,9 +308,13 @@ fn replay(tx: &Tx<'_>, seal: &SealKey, sent: &Idempotency) -> Result<Option<(Nod
             "Send a new key with each new request.",
         ));
     }
-    // One that was made after that answer is another node of the same id.
+    // One that was made after that answer is another node of the same id, whatever the clock said at the time.
     let made = tx.book.nodes.get(&before.node);
-    if made.is_none_or(|row| row.created_at > before.at) {
+    let is_that = |row: &NodeRow| match before.made {
+        Some(made) => row.created_at == made,
+        None => row.created_at <= before.at,
+    };
+    if !made.is_some_and(|row| is_that(row)) {
         return Err(conflict(
             format!(
                 "the node `{}` that this request made was removed since",

@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Exit, Failure, FailureReason, Health, Program, ReadyMode, Result,
-    SpawnedNode, Timestamp,
+    Error, ErrorKind, Exit, Failure, FailureReason, Health, Program, ReadyMode, Result, SpawnedNode,
 };
 use tokio::{
     sync::watch,
@@ -18,6 +17,7 @@ use crate::{
     platform::Inner,
     shared::{record::State, words::Report},
     supervise::{self, TAIL},
+    sys::proc,
     translate::{self, Shim},
 };
 
@@ -97,8 +97,8 @@ fn is_waiting(situation: &Situation) -> bool {
 
 fn ran_for(situation: &Situation) -> Option<Duration> {
     let record = situation.record().filter(|it| it.state == State::Running)?;
-    let now = u64::try_from(Timestamp::now().as_millisecond()).ok()?;
-    Some(Duration::from_millis(now.saturating_sub(record.started_ms)))
+    // By the process's start, not by the clock: it may have been set since.
+    proc::age(record.pid_start)
 }
 
 /// Why a start is not ready.

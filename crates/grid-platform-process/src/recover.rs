@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use grid_platform_api::{Failure, FailureReason, Result, Timestamp};
+use grid_platform_api::{Failure, FailureReason, Result};
 
 use crate::{
     intent::Intent,
@@ -10,7 +10,9 @@ use crate::{
     node::{Node, Situation, Started},
     platform::Inner,
     shared::policy::Next,
-    sweep, translate,
+    sweep,
+    sys::proc,
+    translate,
     translate::Shim,
 };
 
@@ -69,10 +71,11 @@ pub(crate) fn is_up_to_policy(now: &Situation) -> bool {
 fn verdict(now: &Situation) -> Next {
     let record = now.record();
     let restarts = record.map_or(now.intent.restarts, |it| it.restarts);
-    let now_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
-    let ran_ms = record
-        .filter(|it| it.started_ms > 0)
-        .map_or(0, |it| now_ms.saturating_sub(it.started_ms));
+    // By the process's start, not by the clock: it may have been set since.
+    let ran = record
+        .filter(|it| it.pid != 0)
+        .and_then(|it| proc::age(it.pid_start));
+    let ran_ms = ran.map_or(0, |it| u64::try_from(it.as_millis()).unwrap_or(u64::MAX));
     translate::policy(&now.intent.config).after(restarts, ran_ms, true)
 }
 
@@ -103,7 +106,7 @@ fn take_up_now(inner: &Arc<Inner>, node: &Arc<Node>, generation: u64) -> Result<
             it.last_failure = Some(failure);
         });
     }
-    sweep::leftovers(&[&now.intent], &inner.cgroups).inspect_err(|e| {
+    sweep::leftovers(&[&now.intent.uid], &inner.cgroups).inspect_err(|e| {
         tracing::warn!(node = %node.id, error = %e, "what a killed supervisor left cannot be ended");
     })?;
     if verdict(&now) == Next::End {

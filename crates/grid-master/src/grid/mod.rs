@@ -14,13 +14,13 @@ use std::{
 };
 
 use grid_client::State;
-use grid_platform_api::{ErrorReport, NodeId, Result, Timestamp};
+use grid_platform_api::{ErrorReport, NodeId, Result};
 use grid_proto::Fence;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     events::Events,
-    link::Session,
+    link::{Heard, Session},
     metrics::Metrics,
     store::{
         Book, Delta, Listener, Load,
@@ -55,8 +55,8 @@ struct Live {
     /// It has told which nodes it has: in its session, or in the last one if it was missed for less than it takes to
     /// be lost. Without that, what was seen is of the past.
     told: bool,
-    /// When the last session was heard last.
-    heard: Option<Timestamp>,
+    /// When the last session of this master's life was heard last.
+    heard: Option<Heard>,
     seen: HashMap<NodeId, Arc<Seen>>,
     /// Why it was refused when it last tried to connect.
     refused: Option<ErrorReport>,
@@ -118,7 +118,6 @@ impl Grid {
             .map(|row| {
                 let live = Live {
                     lost: row.lost,
-                    heard: Some(row.connected_at),
                     ..Live::default()
                 };
                 (row.id.clone(), live)

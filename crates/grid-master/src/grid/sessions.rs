@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use grid_platform_api::{ErrorReport, NodeId, Timestamp};
+use grid_platform_api::{ErrorReport, NodeId, Result};
 use grid_proto::Fence;
+use tokio::time::Instant;
 
 use super::{Grid, fence};
-use crate::{link::Session, store::row::NodeRow};
+use crate::{
+    link::{Heard, Session},
+    store::row::NodeRow,
+};
 
 impl Grid {
     pub(crate) fn session(&self, agent: &str) -> Option<Arc<Session>> {
@@ -31,7 +35,7 @@ impl Grid {
         // Not told as events: it tells in a moment, and most nodes are as they were.
         live.told = false;
         live.refused = None;
-        live.heard = Some(Timestamp::now());
+        live.heard = Some(Heard::now());
         self.metrics.sessions.inc();
     }
 
@@ -48,13 +52,13 @@ impl Grid {
 
     /// Shows an agent as lost that has no session and was not heard after `since`. `false` when it is not so, or is
     /// shown already.
-    pub(crate) fn lose(&self, agent: &str, since: Timestamp) -> bool {
+    pub(crate) fn lose(&self, agent: &str, since: Instant) -> bool {
         let mut inner = self.inner();
         match inner.live.get_mut(agent) {
             Some(live)
                 if live.session.is_none()
                     && !live.lost
-                    && live.heard.is_none_or(|heard| heard <= since) =>
+                    && live.heard.is_none_or(|heard| heard.instant <= since) =>
             {
                 live.lost = true;
                 live.told = false;

@@ -208,8 +208,8 @@ fn unmanaged_on<'a>(inner: &'a Inner, id: &NodeId) -> Option<&'a str> {
 fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {
     let live = inner.live.get(&row.id);
     let heard = live.and_then(|l| match &l.session {
-        Some(session) => Some(session.heard()),
-        None => l.heard,
+        Some(session) => Some(session.heard().at),
+        None => l.heard.map(|it| it.at),
     });
     let nodes = inner.book.load(&row.id).map_or(0, |l| l.nodes.len());
     view::agent(
@@ -217,7 +217,7 @@ fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {
         inner.lost(&row.id),
         live.is_some_and(|l| l.session.is_some() && l.told),
         nodes,
-        heard,
+        heard.or(Some(row.connected_at)),
         live.and_then(|l| l.refused.clone()),
     )
 }

@@ -8,24 +8,41 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use grid_platform_api::{Error, ErrorKind, Timestamp};
 use grid_proto::v1;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 
 pub(crate) use logs::{LogHub, LogReader, MAX_PER_AGENT as MAX_LOGS_PER_AGENT};
 pub(crate) use outbox::Outbox;
-pub(crate) use service::{Link, until};
+pub(crate) use service::Link;
 
 /// How long a question may wait for its answer.
 const ASK: Duration = Duration::from_secs(10);
+
+/// When an agent was heard. What follows from it goes by the instant: the host's clock may be set at any time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heard {
+    pub(crate) instant: Instant,
+    /// For people.
+    pub(crate) at: Timestamp,
+}
+
+impl Heard {
+    pub(crate) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            at: Timestamp::now(),
+        }
+    }
+}
 
 type Answer = Result<String, ApiError>;
 
@@ -36,8 +53,7 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     questions: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next_question: AtomicU64,
-    /// Unix time in milliseconds.
-    heard: AtomicI64,
+    heard: Mutex<Heard>,
     pub(crate) ended: CancellationToken,
 }
 
@@ -49,22 +65,19 @@ impl Session {
             outbox: Outbox::default(),
             questions: Mutex::new(HashMap::new()),
             next_question: AtomicU64::new(1),
-            heard: AtomicI64::new(Timestamp::now().as_millisecond()),
+            heard: Mutex::new(Heard::now()),
             ended: CancellationToken::new(),
         }
     }
 
     /// Notes that the agent was heard now.
     fn hear(&self) {
-        let now = Timestamp::now().as_millisecond();
-        self.heard.store(now, Ordering::Relaxed);
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Heard::now();
     }
 
     /// When the agent was heard last.
-    pub(crate) fn heard(&self) -> Timestamp {
-        // A time that was read from the clock is in range.
-        Timestamp::from_millisecond(self.heard.load(Ordering::Relaxed))
-            .unwrap_or(Timestamp::UNIX_EPOCH)
+    pub(crate) fn heard(&self) -> Heard {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends the session; whoever waits for an answer is told so.

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use grid_client::Role;
-use grid_platform_api::{Error, ErrorKind, NodeId, Timestamp};
+use grid_platform_api::{Error, ErrorKind, NodeId};
 use grid_proto::{
     Observation, Want, Wish as WireWish,
     v1::{self, agent_link_server::AgentLink, from_agent, from_master},
@@ -383,7 +383,7 @@ async fn read(
     }
     session.end();
     if app.grid.disconnect(&session) {
-        let deadline = session.heard() + app.settings.lost_after;
+        let deadline = session.heard().instant + app.settings.lost_after;
         app.watch_for_loss(session.agent.clone(), deadline);
     }
 }
@@ -430,9 +430,4 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
         from_agent::Message::Answer(answer) => session.answer(answer),
         from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
     }
-}
-
-/// Milliseconds from now until `at`; none when it has passed.
-pub(crate) fn until(at: Timestamp) -> Duration {
-    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }

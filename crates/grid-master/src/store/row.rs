@@ -93,6 +93,10 @@ pub(crate) struct RequestRow {
     pub(crate) body: String,
     /// The node it made.
     pub(crate) node: NodeId,
+    /// When that node was made, by which it is told from a later one of its id; an earlier version did not keep it.
+    #[serde(default)]
+    pub(crate) made: Option<Timestamp>,
+    /// By [`Since`](crate::app::Since), for its age.
     pub(crate) at: Timestamp,
 }
 

@@ -52,6 +52,17 @@ pub(crate) fn is_running(pid: u32, start: u64) -> bool {
     stat(pid).is_some_and(|it| it.start == start && !matches!(it.state, 'Z' | 'X'))
 }
 
+/// How long a process that started so many ticks after the boot has run at least; the host's clock may have been set
+/// meanwhile.
+pub(crate) fn age(start: u64) -> Option<Duration> {
+    let text = fs::read_to_string("/proc/uptime").ok()?;
+    let uptime = text.split_whitespace().next()?.parse().ok()?;
+    let uptime = Duration::try_from_secs_f64(uptime).ok()?;
+    // Ticks are whole ones: it may have started at the end of its tick.
+    let start = (start + 1) as f64 / rustix::param::clock_ticks_per_second().max(1) as f64;
+    Some(uptime.saturating_sub(Duration::try_from_secs_f64(start).ok()?))
+}
+
 /// The id of this boot; empty where the kernel does not tell.
 pub(crate) fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
