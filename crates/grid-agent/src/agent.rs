@@ -157,6 +157,7 @@ fn hello(settings: &Settings, info: &PlatformInfo) -> Result<v1::Hello> {
         grid_id: String::new(),
         epoch: 0,
         revision: 0,
+        lineage: String::new(),
         default_program_json: optional(program.as_ref().map(serde_json::to_string))?,
         default_health_json: optional(health.as_ref().map(serde_json::to_string))?,
     })

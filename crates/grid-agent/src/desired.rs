@@ -280,6 +280,7 @@ mod tests {
             }),
             ..Desired::default()
         };
+                lineage: "abc".into(),
         desired.accept(Wish {
             node_id: config.node_id.clone(),
             generation: 3,

@@ -100,6 +100,8 @@ async fn another_grid_an_older_epoch_and_an_older_revision_are_refused() {
             (hello.grid_id.as_str(), hello.epoch, hello.revision),
             ("g", 2, 10)
         );
+        // The master's store knows whether it was ever there.
+        assert_eq!(hello.lineage, at.lineage);
         let other = fence(grid, epoch, 99);
         session.welcome(&other).await;
         session.ended().await;

@@ -18,6 +18,11 @@ pub struct Fence {
     pub epoch: u64,
     /// The store's revision; rises with every change of what is wanted.
     pub revision: u64,
+    /// Which copy of the store counted up to the revision, by a random name; empty where none is known. Two copies of
+    /// one store count alike, and only the store can tell whether it is the one that an agent has heard: it is asked
+    /// when the agent greets it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub lineage: String,
 }
 
 impl Fence {
@@ -41,14 +46,9 @@ impl Fence {
             ));
         }
         let older = |what, seen, offered| {
-            Error::new(
-                ErrorKind::Stale,
-                format!("the master's store is at {what} {offered}, and this agent has seen {seen}"),
-            )
-            .with_retryable(false)
-            .with_hint(
-                "If the store was restored from a backup on purpose, start the master once with `--new-epoch`; nodes go on running.",
-            )
+            stale(format!(
+                "the master's store is at {what} {offered}, and this agent has seen {seen}"
+            ))
         };
         if next.epoch < self.epoch {
             Err(older("epoch", self.epoch, next.epoch))
@@ -58,6 +58,23 @@ impl Fence {
             Ok(())
         }
     }
+
+    /// What a master tells an agent that has seen `self`, which its store has never been at: it is a copy from before
+    /// that has counted on by itself.
+    pub fn unknown(&self) -> Error {
+        stale(format!(
+            "this agent has seen a revision {} that the master's store does not know: the store went on from an older copy",
+            self.revision
+        ))
+    }
+}
+
+fn stale(message: String) -> Error {
+    Error::new(ErrorKind::Stale, message)
+        .with_retryable(false)
+        .with_hint(
+            "If the store was restored from a backup on purpose, start the master once with `--new-epoch`; nodes go on running.",
+        )
 }
 
 impl From<&Fence> for v1::Fence {
@@ -66,6 +83,7 @@ impl From<&Fence> for v1::Fence {
             grid_id: fence.grid_id.clone(),
             epoch: fence.epoch,
             revision: fence.revision,
+            lineage: fence.lineage.clone(),
         }
     }
 }
@@ -86,6 +104,7 @@ impl TryFrom<v1::Fence> for Fence {
             grid_id: fence.grid_id,
             epoch: fence.epoch,
             revision: fence.revision,
+            lineage: fence.lineage,
         })
     }
 }
@@ -100,6 +119,7 @@ mod tests {
             grid_id: grid_id.into(),
             epoch,
             revision,
+            lineage: String::new(),
         };
         let check = |next: Fence, expect: Option<ErrorKind>| {
             let result = fence("g", 2, 10).admits(&next);

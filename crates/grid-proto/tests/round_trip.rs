@@ -230,8 +230,8 @@ proptest! {
     }
 
     #[test]
-    fn fences(grid_id in "[a-z]{1,9}", epoch in any::<u64>(), revision in any::<u64>()) {
-        let fence = Fence { grid_id, epoch, revision };
+    fn fences(grid_id in "[a-z]{1,9}", epoch in any::<u64>(), revision in any::<u64>(), lineage in "[0-9a-f]{0,9}") {
+        let fence = Fence { grid_id, epoch, revision, lineage };
         prop_assert_eq!(Fence::try_from(v1::Fence::from(&fence)).unwrap(), fence);
     }
 }

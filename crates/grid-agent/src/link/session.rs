@@ -130,6 +130,7 @@ fn hello(link: &Link, seen: Option<&Fence>) -> v1::Hello {
         hello.grid_id.clone_from(&fence.grid_id);
         hello.epoch = fence.epoch;
         hello.revision = fence.revision;
+        hello.lineage.clone_from(&fence.lineage);
     }
     hello
 }
@@ -140,6 +141,7 @@ fn admit(seen: Option<&Fence>, welcome: &v1::Welcome) -> Result<()> {
         grid_id: welcome.grid_id.clone(),
         epoch: welcome.epoch,
         revision: seen.map_or(0, |fence| fence.revision),
+        lineage: String::new(),
     })?;
     seen.map_or(Ok(()), |seen| seen.admits(&next))
 }

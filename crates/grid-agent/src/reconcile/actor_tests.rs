@@ -93,6 +93,7 @@ fn fence(epoch: u64, revision: u64) -> Fence {
         grid_id: "g".into(),
         epoch,
         revision,
+        lineage: String::new(),
     }
 }
 

@@ -79,6 +79,7 @@ pub(crate) fn fence(grid_id: &str, epoch: u64, revision: u64) -> Fence {
         grid_id: grid_id.into(),
         epoch,
         revision,
+        lineage: "this-copy".into(),
     }
 }
 

@@ -287,6 +287,7 @@ fn fence(book: &Book) -> Fence {
         grid_id: book.grid_id.clone(),
         epoch: book.epoch,
         revision: book.revision,
+        lineage: book.lineage.clone(),
     }
 }
 

@@ -76,6 +76,22 @@ impl Grid {
         true
     }
 
+    /// Whether an agent that has seen this may listen to this store.
+    ///
+    /// # Errors
+    /// Those of [`Fence::admits`], and `Stale` where this store was never at what it has seen, whatever the figures.
+    pub(crate) fn admits(&self, seen: &Fence) -> Result<()> {
+        let inner = self.inner();
+        let here = fence(&inner.book);
+        seen.admits(&here)?;
+        // A new epoch is begun on purpose. An agent of an earlier version knows of no lineage.
+        let asked = seen.epoch == here.epoch && !seen.lineage.is_empty();
+        if asked && !inner.book.was_at(&seen.lineage, seen.revision) {
+            return Err(seen.unknown());
+        }
+        Ok(())
+    }
+
     /// Remembers why an agent was refused, for people to see.
     pub(crate) fn refused(&self, agent: &str, error: ErrorReport) {
         self.metrics.refused_sessions.inc();

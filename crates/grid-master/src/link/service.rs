@@ -217,8 +217,9 @@ fn check_history(app: &App, hello: &v1::Hello) -> Result<(), Error> {
         grid_id: hello.grid_id.clone(),
         epoch: hello.epoch,
         revision: hello.revision,
+        lineage: hello.lineage.clone(),
     };
-    seen.admits(&app.grid.fence())
+    app.grid.admits(&seen)
 }
 
 /// Tells the agent what it has to be told, until the session ends.

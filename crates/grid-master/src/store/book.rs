@@ -19,8 +19,10 @@ pub(crate) enum Delta {
     Request(String, Option<Arc<RequestRow>>),
     /// Lazily kept, and not part of the [`Book`].
     Seen(NodeId, Option<Arc<SeenRow>>),
-    /// A new epoch, which begins at this revision.
+    /// A new epoch, which begins at this revision. What other copies of the store did before it counts no more.
     Epoch(u64, u64),
+    /// This copy of the store counts on from here by a name of its own; the former one ended at that revision.
+    Lineage(String, Option<(String, u64)>),
     /// Event ids below this may have been handed out.
     EventIds(u64),
 }
@@ -40,6 +42,12 @@ pub(crate) struct Book {
     pub(crate) epoch: u64,
     /// Rises with every change of a wish.
     pub(crate) revision: u64,
+    /// The name under which the revision was counted last: another one in each life of a master that counts. Empty in
+    /// a store that has not counted.
+    pub(crate) lineage: String,
+    /// The names of before, in this epoch, with the revision at which each ended. A copy of the store that went on by
+    /// itself has other names, or other ends: what an agent has heard of it is not among these.
+    pub(crate) ancestors: BTreeMap<String, u64>,
     pub(crate) event_ids: u64,
     pub(crate) nodes: HashMap<NodeId, Arc<NodeRow>>,
     pub(crate) agents: BTreeMap<String, Arc<AgentRow>>,
@@ -53,6 +61,15 @@ impl Book {
     /// What the agent of this name has.
     pub(crate) fn load(&self, agent: &str) -> Option<&Load> {
         self.loads.get(agent)
+    }
+
+    /// Whether this store, and no other copy of it, was at the revision that somebody heard under the name.
+    pub(crate) fn was_at(&self, lineage: &str, revision: u64) -> bool {
+        if lineage == self.lineage {
+            return revision <= self.revision;
+        }
+        let end = self.ancestors.get(lineage);
+        end.is_some_and(|end| revision <= *end)
     }
 
     pub(crate) fn apply(&mut self, delta: &Delta) {
@@ -87,6 +104,11 @@ impl Book {
             Delta::Epoch(epoch, revision) => {
                 self.epoch = *epoch;
                 self.revision = self.revision.max(*revision);
+                self.ancestors.clear();
+            }
+            Delta::Lineage(name, former) => {
+                self.ancestors.extend(former.clone());
+                self.lineage.clone_from(name);
             }
             Delta::EventIds(next) => self.event_ids = *next,
         }

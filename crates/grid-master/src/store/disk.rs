@@ -24,6 +24,8 @@ const AGENTS: Table = TableDefinition::new("agents");
 const TOKENS: Table = TableDefinition::new("tokens");
 const REQUESTS: Table = TableDefinition::new("requests");
 const SEEN: Table = TableDefinition::new("seen");
+/// The lineages of before and the revisions at which they ended. A store that never counted in two lives has none.
+const ANCESTORS: Table = TableDefinition::new("ancestors");
 
 /// What `meta` says the file is.
 const FORMAT: &str = "sutra-grid-master";
@@ -152,6 +154,7 @@ impl Disk {
             let mut tokens = txn.open_table(TOKENS)?;
             let mut requests = txn.open_table(REQUESTS)?;
             let mut seen = txn.open_table(SEEN)?;
+            let mut ancestors = txn.open_table(ANCESTORS)?;
             let mut revision = None;
             for delta in deltas {
                 match delta {
@@ -166,6 +169,13 @@ impl Disk {
                     Delta::Epoch(epoch, at) => {
                         revision = revision.max(Some(*at));
                         put(&mut meta, "epoch", Some(epoch))?;
+                        ancestors.retain(|_, _| false)?;
+                    }
+                    Delta::Lineage(name, former) => {
+                        put(&mut meta, "lineage", Some(name))?;
+                        if let Some((name, end)) = former {
+                            put(&mut ancestors, name, Some(end))?;
+                        }
                     }
                     Delta::EventIds(next) => put(&mut meta, "event_ids", Some(next))?,
                 }
@@ -338,6 +348,7 @@ fn read(database: &Database) -> Result<Option<(Contents, u64)>, Fault> {
         epoch: figure("epoch")?,
         revision: figure("revision")?,
         event_ids: figure("event_ids")?,
+        lineage: get(&meta, "lineage")?.unwrap_or_default(),
         ..Book::default()
     };
     let revision = book.revision;
@@ -353,6 +364,11 @@ fn read(database: &Database) -> Result<Option<(Contents, u64)>, Fault> {
     each(&txn, REQUESTS, |key, row: RequestRow| {
         book.apply(&Delta::Request(key, Some(Arc::new(row))));
     })?;
+    if tables.iter().any(|t| t == ANCESTORS.name()) {
+        each(&txn, ANCESTORS, |name, end: u64| {
+            book.ancestors.insert(name, end);
+        })?;
+    }
     let mut seen = HashMap::new();
     let mut bad = None;
     each(&txn, SEEN, |key, row: SeenRow| match NodeId::new(key) {

@@ -21,6 +21,7 @@ use std::{
 use grid_platform_api::{Error, ErrorKind, Result};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::auth;
 pub(crate) use book::{Book, Delta, Load, Tx};
 use disk::Disk;
 pub(crate) use disk::{Birth, Contents};
@@ -29,6 +30,9 @@ pub(crate) use disk::{Birth, Contents};
 const MAX_BATCH: usize = 1024;
 /// Changes that may wait before senders have to.
 const QUEUE: usize = 1024;
+
+/// Unix time in seconds, of 2025: no clock that is right is before it.
+const MADE: u64 = 1_735_689_600;
 
 /// Who is told what has become durable, before those who asked for it are answered.
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -59,6 +63,8 @@ pub(crate) struct Store {
 pub(crate) struct Opened {
     disk: Disk,
     pub(crate) contents: Contents,
+    /// The name under which this life counts.
+    lineage: String,
 }
 
 impl Opened {
@@ -68,7 +74,11 @@ impl Opened {
     /// `StateLocked`, `Corrupt`, `PermissionDenied`, `Exhausted`.
     pub(crate) fn open(path: &Path, birth: impl FnOnce() -> Result<Birth>) -> Result<Self> {
         let (disk, contents) = Disk::open(path, birth)?;
-        Ok(Self { disk, contents })
+        Ok(Self {
+            disk,
+            contents,
+            lineage: auth::hex(&auth::random::<16>()?),
+        })
     }
 
     /// Begins a new epoch, above every one that was ever begun, also by copies of this store.
@@ -76,12 +86,25 @@ impl Opened {
     /// `now` is Unix time in seconds: a restored copy does not know the epochs that were begun after it was made, and
     /// time does. For the same reason every wish gets a generation above all that agents may have heard of it: what they
     /// say of an older one, such as that it is done, must not be taken for this one's.
+    ///
+    /// # Errors
+    /// `Unavailable` when the clock is before this program was made: an epoch by it would be below others.
     pub(crate) fn begin_epoch(&mut self, now: u64) -> Result<u64> {
+        if now < MADE {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "the clock of this host is behind the time when this program was made",
+            )
+            .with_hint("Set the clock, then start once more with `--new-epoch`: epochs are told apart by the time."));
+        }
         let book = &mut self.contents.book;
         let epoch = now.max(book.epoch + 1);
         // Wishes change less than once a second over a grid's life, so that time is ahead of revisions too.
         let revision = epoch.max(book.revision + 1);
-        let mut deltas = vec![Delta::Epoch(epoch, revision)];
+        let mut deltas = vec![
+            Delta::Epoch(epoch, revision),
+            Delta::Lineage(self.lineage.clone(), None),
+        ];
         deltas.extend(book.nodes.values().map(|row| {
             let row = row::NodeRow {
                 generation: revision,
@@ -101,6 +124,7 @@ impl Opened {
         let writer = Writer {
             disk: self.disk,
             book,
+            lineage: self.lineage,
             listener,
             doubtful: Vec::new(),
             failed: failed.clone(),
@@ -185,6 +209,7 @@ struct Writer {
     disk: Disk,
     /// As the last change left it, durable or about to be.
     book: Book,
+    lineage: String,
     listener: Arc<dyn Listener>,
     /// The batch whose write failed, until the reopened file tells whether it holds.
     doubtful: Vec<Delta>,
@@ -203,7 +228,8 @@ impl Writer {
                 let mut tx = Tx::new(&self.book);
                 let (made, reply) = job(&mut tx);
                 if made {
-                    let made = tx.into_deltas();
+                    let mut made = tx.into_deltas();
+                    made.splice(0..0, self.counts_on(&made));
                     made.iter().for_each(|delta| self.book.apply(delta));
                     deltas.extend(made);
                 }
@@ -214,6 +240,17 @@ impl Writer {
             }
             self.commit(&deltas, replies);
         }
+    }
+
+    /// The first change of a wish in this life begins a lineage: were it another copy of the store that made it, agents
+    /// could not tell the two apart by their figures.
+    fn counts_on(&self, made: &[Delta]) -> Option<Delta> {
+        let counts = made.iter().any(|it| matches!(it, Delta::Node(..)));
+        (counts && self.book.lineage != self.lineage).then(|| {
+            let former = (self.book.lineage.clone(), self.book.revision);
+            let former = Some(former).filter(|(name, _)| !name.is_empty());
+            Delta::Lineage(self.lineage.clone(), former)
+        })
     }
 
     /// After a failed write: opens the file again and learns what holds. While it cannot be opened, writes fail.
@@ -275,9 +312,9 @@ fn copy(error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use grid_client::Role;
+    use grid_platform_api::{NodeId, Program, SpawnConfig, Timestamp};
 
     use super::*;
-    use crate::auth;
 
     /// Keeps the book as it was told.
     #[derive(Default)]
@@ -374,15 +411,96 @@ mod tests {
         assert_eq!(tokens(&open(&path).contents.book), ["whole"]);
     }
 
+    fn wish(id: &str) -> row::NodeRow {
+        let id = NodeId::new(id).unwrap();
+        row::NodeRow {
+            spec: Some(SpawnConfig::new(id.clone(), Program::binary("a", [""; 0]))),
+            id,
+            agent: "a".into(),
+            wish: row::Wish::Running,
+            generation: 1,
+            settings: None,
+            sealed: Default::default(),
+            created_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    /// One life of a master on the store, in which these nodes are wished; the place at its end.
+    async fn life(path: &Path, nodes: &[&str]) -> Book {
+        let opened = open(path);
+        let book = opened.contents.book.clone();
+        let told = Arc::new(Told(Mutex::new(book.clone())));
+        let store = opened.start(book, told.clone()).unwrap();
+        for node in nodes {
+            let row = wish(node);
+            let change = store.change(move |tx| {
+                tx.put_node(row);
+                Ok(())
+            });
+            change.await.unwrap();
+        }
+        store.close();
+        let told = told.book();
+        let stored = open(path).contents.book;
+        assert_eq!(
+            (&stored.lineage, &stored.ancestors),
+            (&told.lineage, &told.ancestors)
+        );
+        told
+    }
+
+    #[tokio::test]
+    async fn a_store_knows_what_it_was_at_and_a_copy_that_went_on_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, copy) = (dir.path().join("store.redb"), dir.path().join("copy.redb"));
+        // A life that counts nothing begins no lineage, and a store that never counted has none.
+        assert_eq!(life(&path, &[]).await.lineage, "");
+        let first = life(&path, &["a", "b"]).await;
+        assert_eq!(life(&path, &[]).await.lineage, first.lineage);
+        std::fs::copy(&path, &copy).unwrap();
+        let second = life(&path, &["c", "d"]).await;
+        assert_ne!(first.lineage, second.lineage);
+        // The copy counts as far, and farther than what agents heard of the other one.
+        let other = life(&copy, &["c", "d", "e"]).await;
+        assert!(other.revision > second.revision);
+        let later = life(&path, &["e", "f", "g"]).await;
+
+        let knows = |book: &Book, heard: &Book| book.was_at(&heard.lineage, heard.revision);
+        for book in [&first, &second, &later] {
+            assert!(knows(&later, book), "{book:?}");
+        }
+        assert!(knows(&other, &first) && knows(&other, &other));
+        assert!(!knows(&other, &second) && !knows(&other, &later) && !knows(&later, &other));
+        // Nor what was heard of a life after the copy of it was made.
+        assert!(!first.was_at(&first.lineage, first.revision + 1));
+        assert!(!later.was_at(&first.lineage, first.revision + 1));
+
+        // An epoch that is begun on purpose begins anew.
+        let mut opened = open(&copy);
+        opened.begin_epoch(MADE).unwrap();
+        let book = open_again(opened, &copy);
+        assert!(book.ancestors.is_empty() && book.lineage != other.lineage);
+    }
+
+    fn open_again(opened: Opened, path: &Path) -> Book {
+        drop(opened);
+        open(path).contents.book
+    }
+
     #[test]
     fn an_epoch_is_above_every_one_before() {
         let dir = tempfile::tempdir().unwrap();
         let mut opened = open(&dir.path().join("store.redb"));
-        assert_eq!(opened.begin_epoch(1000).unwrap(), 1000);
-        assert_eq!(opened.begin_epoch(1000).unwrap(), 1001);
+        let now = MADE + 5;
+        assert_eq!(opened.begin_epoch(now).unwrap(), now);
+        assert_eq!(opened.begin_epoch(now).unwrap(), now + 1);
+        // Epochs by a clock that was lost would be below those of the copies that agents have heard of.
+        let error = opened.begin_epoch(86_400).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.hint().is_some());
         drop(opened);
         let opened = open(&dir.path().join("store.redb"));
         let book = &opened.contents.book;
-        assert_eq!((book.epoch, book.revision), (1001, 1001));
+        assert_eq!((book.epoch, book.revision), (now + 1, now + 1));
     }
 }

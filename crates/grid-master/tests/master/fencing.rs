@@ -94,6 +94,76 @@ async fn a_restored_older_store_is_shown_and_begun_anew_on_demand() {
     grid.end().await;
 }
 
+/// A master starts again on the same store as often as it likes; a copy of the store that was given new wishes counts
+/// as far as the agents have heard and farther, and is told from it all the same.
+#[tokio::test]
+async fn a_restored_store_that_has_counted_on_is_not_taken_for_the_one_it_was_copied_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (live, backup) = (dir.path().join("live"), dir.path().join("backup"));
+    let grid = Grid::start_with(settings(&live)).await;
+    let mut agent = Agent::join(&grid, "a").await;
+    let token = agent.token.clone();
+    grid.spawn(json!({"node_id": "n1"})).await.expect(201);
+    let mut seen = agent.obey().await.fence.unwrap();
+    grid.end().await;
+    copy(&live, &backup);
+    let returning = |seen: &v1::Fence| v1::Hello {
+        grid_id: seen.grid_id.clone(),
+        epoch: seen.epoch,
+        revision: seen.revision,
+        lineage: seen.lineage.clone(),
+        ..hello("a", "install-a")
+    };
+    // Lives with and without a new wish, and an agent that missed some of them.
+    let missed = seen.clone();
+    for round in 2..5 {
+        let grid = Grid::start_with(settings(&live)).await;
+        for fence in [&missed, &seen] {
+            let agent = Agent::connect(&grid, &token, returning(fence)).await;
+            agent.unwrap().greet(vec![]).await;
+        }
+        if round < 4 {
+            let hello = returning(&seen);
+            let mut agent = Agent::connect(&grid, &token, hello).await.unwrap();
+            agent.greet(vec![]).await;
+            let body = json!({"node_id": format!("n{round}")});
+            grid.spawn(body).await.expect(201);
+            seen = agent.obey().await.fence.unwrap();
+        }
+        grid.end().await;
+    }
+
+    let grid = Grid::start_with(settings(&backup)).await;
+    for node in ["m1", "m2", "m3", "m4"] {
+        let body = json!({"node_id": node, "agent_id": "a"});
+        grid.spawn(body).await.expect(201);
+    }
+    // One that has heard nothing since the copy was made may listen.
+    let mut agent = Agent::connect(&grid, &token, returning(&missed))
+        .await
+        .unwrap();
+    let offered = agent.greet(vec![]).await.fence.unwrap();
+    assert!(offered.epoch == seen.epoch && offered.revision > seen.revision);
+    let refused = Agent::connect(&grid, &token, returning(&seen))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("--new-epoch"), "{refused:?}");
+    grid.end().await;
+
+    let anew = Settings {
+        new_epoch: true,
+        ..settings(&backup)
+    };
+    let grid = Grid::start_with(anew).await;
+    for fence in [&missed, &seen, &offered] {
+        let agent = Agent::connect(&grid, &token, returning(fence)).await;
+        agent.unwrap().greet(vec![]).await;
+    }
+    grid.end().await;
+}
+
 #[tokio::test]
 async fn an_empty_store_is_another_grid() {
     let grid = Grid::start().await;
