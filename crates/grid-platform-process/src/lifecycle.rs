@@ -422,7 +422,8 @@ pub(crate) async fn finish(
     }
     let dir = inner.node_dir(&node.id)?;
     let grace = grace_ms.map_or(now.intent.config.stop.grace, Duration::from_millis);
-    let deadline = Instant::now() + grace + KILL_LIMIT;
+    let mut deadline = Instant::now() + grace + KILL_LIMIT;
+    let (mut silent, mut killed) = (false, false);
     loop {
         let asked = timeout_at(deadline, supervise::ask_to_stop(&dir, grace_ms)).await;
         let free = || {
@@ -434,7 +435,27 @@ pub(crate) async fn finish(
             Ok(Asked::Stopped) => break,
             Ok(Asked::NoAnswer) if free()? => break,
             Ok(Asked::NoAnswer) if Instant::now() < deadline => {
+                silent = true;
                 sleep(Duration::from_millis(2)).await;
+            }
+            // It lives and says nothing in all that time: halted, hung, or of a version that speaks otherwise.
+            Ok(Asked::NoAnswer) | Err(_) if silent && !killed => {
+                killed = supervise::kill(dir.read_record().as_ref().map(|it| &it.record));
+                if !killed {
+                    return Err(error(
+                        ErrorKind::Unconfirmed,
+                        format!(
+                            "the supervisor of the node `{}` does not answer, and its record cannot be understood",
+                            node.id
+                        ),
+                    )
+                    .with_hint(format!(
+                        "Use the version of the agent that started it, or end it by hand: `ps` shows it as `sutra-grid-shim {}`, and it stops its node on SIGTERM.",
+                        node.id.native_name()
+                    )));
+                }
+                tracing::warn!(node = %node.id, "a supervisor that did not answer was killed");
+                deadline = Instant::now() + KILL_LIMIT;
             }
             _ => {
                 return Err(error(

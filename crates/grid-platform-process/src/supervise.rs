@@ -19,13 +19,22 @@ use crate::{
     health, logs,
     node::{Node, Started},
     platform::Inner,
-    shared::words::{Answer, GREETING, Report, Request},
+    shared::{
+        record::Record,
+        words::{Answer, GREETING, Report, Request},
+    },
     store::NodeDir,
-    sys::exec::Child,
+    sys::{
+        exec::Child,
+        proc::{self, Pinned},
+    },
 };
 
 /// How long a report of a start may take: the shim's first write to a disk that is busy.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a shim may take to greet: one write to a disk that is busy.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a shim may take to hear that its node is ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);
@@ -153,7 +162,7 @@ async fn connect_to(dir: &NodeDir) -> io::Result<UnixStream> {
     let path = format!("/proc/self/fd/{}/sock", dir.fd().as_raw_fd());
     let mut stream = UnixStream::connect(path).await?;
     let mut greeting = vec![0; GREETING.len() + 1];
-    stream.read_exact(&mut greeting).await?;
+    timeout(GREETING_LIMIT, stream.read_exact(&mut greeting)).await??;
     if greeting.strip_suffix(b"\n") != Some(GREETING.as_bytes()) {
         return Err(io::Error::other("the shim speaks another version"));
     }
@@ -165,7 +174,7 @@ async fn connect_to(dir: &NodeDir) -> io::Result<UnixStream> {
 pub(crate) enum Asked {
     /// The tree is gone, and the record says so.
     Stopped,
-    /// No shim answers; who asks looks at the lock.
+    /// No shim answers, or one that is halted or speaks otherwise; who asks looks at the lock.
     NoAnswer,
 }
 
@@ -198,6 +207,22 @@ pub(crate) async fn say_ready(dir: &NodeDir) -> bool {
         Ok::<_, io::Error>(line.as_deref().and_then(Answer::decode) == Some(Answer::Ready))
     };
     matches!(timeout(READY_LIMIT, say).await, Ok(Ok(true)))
+}
+
+/// Kills a shim that does not answer, and its program with it. `false` when nothing tells which process it is.
+pub(crate) fn kill(record: Option<&Record>) -> bool {
+    let Some(record) = record.filter(|it| it.boot_id == proc::boot_id()) else {
+        return false;
+    };
+    let pinned = Pinned::open(record.shim_pid);
+    // Looked at behind the handle: the number may be a stranger's.
+    match pinned.filter(|_| proc::is_running(record.shim_pid, record.shim_start)) {
+        Some(shim) => {
+            shim.kill();
+            true
+        }
+        None => false,
+    }
 }
 
 impl Inner {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{
-    Place, SLEEP, census, clean, eventually, exists, id, kill_9, parent, quick, sh, wait_for,
+    Place, SLEEP, census, clean, crc32, eventually, exists, id, kill_9, parent, quick, sh, wait_for,
 };
 use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, FailureReason, Platform, RestartMode};
 use grid_platform_process::{ProcessConfig, ProcessPlatform, accept_copied_state};
@@ -253,16 +253,6 @@ fn rewrite_boot_id(record: &Path) {
         }
     }
     fs::write(record, bytes).unwrap();
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |mut crc, byte| {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
-        }
-        crc
-    })
 }
 
 /// The names of the variables by which this test program is told to be the victim.

@@ -144,3 +144,14 @@ pub(crate) async fn clean(platform: &ProcessPlatform) {
         assert_eq!(census(node.uid.as_str()), [0; 0]);
     }
 }
+
+/// CRC-32 as in IEEE 802.3, for records that a test writes itself.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |mut crc, byte| {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+        }
+        crc
+    })
+}
