@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use grid_platform_api::{DataPolicy, Error, ErrorKind, ErrorReport, NodeId, Result, SpawnConfig};
+use grid_platform_api::{
+    DataPolicy, Error, ErrorKind, ErrorReport, NodeId, Result, SpawnConfig, checked,
+};
 use grid_proto::{Fence, Want, Wish, durable, seal::SealKey, v1};
 use serde::{Deserialize, Serialize};
 
@@ -145,7 +147,8 @@ impl DesiredFile {
                 "Restore it from a backup, or move it away: nodes go on running, and the master sends what is wanted again.",
             )
         };
-        let stored: Stored = serde_json::from_slice(&bytes)
+        let text = checked::open(&bytes).map_err(damaged)?;
+        let stored: Stored = serde_json::from_slice(text)
             .map_err(|e| damaged(Error::new(ErrorKind::Corrupt, e.to_string())))?;
         if stored.version != VERSION {
             let message = format!("it is of version {}, not {VERSION}", stored.version);
@@ -177,7 +180,7 @@ impl DesiredFile {
         let bytes = serde_json::to_vec(&stored).map_err(|e| {
             Error::new(ErrorKind::Internal, "wishes have no JSON form").with_source(e)
         })?;
-        durable::write(&self.path, &bytes).map_err(|e| self.fault("write", e))
+        durable::write(&self.path, &checked::seal(bytes)).map_err(|e| self.fault("write", e))
     }
 
     fn seal(&self, entry: &Entry) -> Result<StoredEntry> {
@@ -277,10 +280,10 @@ mod tests {
                 grid_id: "g".into(),
                 epoch: 1,
                 revision: 7,
+                lineage: "abc".into(),
             }),
             ..Desired::default()
         };
-                lineage: "abc".into(),
         desired.accept(Wish {
             node_id: config.node_id.clone(),
             generation: 3,

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod capability;
+pub mod checked;
 mod digest;
 mod error;
 mod ext;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, ffi::OsStr, os::fd::OwnedFd, sync::Arc};
 
 use futures::{StreamExt, stream};
-use grid_platform_api::{Error, ErrorKind, NodeId, NodeLocks, RestartMode, Result};
+use grid_platform_api::{Error, ErrorKind, NodeId, NodeLocks, NodeUid, RestartMode, Result};
 use tokio::sync::watch;
 
 use crate::{
@@ -237,17 +237,18 @@ fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner
         loaded: Vec::new(),
         blocked: BTreeMap::new(),
         findings: Vec::new(),
+        left: Vec::new(),
     };
     for name in files::names(&nodes_dir).cannot("read the directory of nodes")? {
         hall.admit(&name)?;
     }
-    let (loaded, blocked, findings) = (hall.loaded, hall.blocked, hall.findings);
+    let (loaded, blocked, findings, left) = (hall.loaded, hall.blocked, hall.findings, hall.left);
     let cgroups = match config.cgroups {
         CgroupMode::Auto => Cgroups::find(&install.owner),
         CgroupMode::Off => Cgroups::none(),
     };
     // Once for all of them.
-    let killed: Vec<&Intent> = loaded
+    let killed: Vec<&NodeUid> = loaded
         .iter()
         .filter(|it| {
             !it.alive
@@ -256,7 +257,8 @@ fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner
                     .as_ref()
                     .is_some_and(|it| !it.record.state.is_final())
         })
-        .map(|it| &it.intent)
+        .map(|it| &it.intent.uid)
+        .chain(&left)
         .collect();
     sweep::leftovers(&killed, &cgroups)?;
     // What cannot be understood may run, in a cgroup that is empty between two runs.
@@ -292,6 +294,8 @@ struct Hall<'a> {
     loaded: Vec<Loaded>,
     blocked: BTreeMap<NodeId, Blocked>,
     findings: Vec<Finding>,
+    /// Of what was put aside: whose processes a killed shim may have left.
+    left: Vec<NodeUid>,
 }
 
 impl Hall<'_> {
@@ -399,6 +403,13 @@ impl Hall<'_> {
             );
             return Ok(());
         }
+        // Its record still tells of its processes, which would be doubled when the node is made anew.
+        let record = NodeDir::open(self.nodes, id)
+            .ok()
+            .and_then(|it| it.read_record());
+        let unsettled = record.filter(|it| !it.record.state.is_final());
+        self.left
+            .extend(unsettled.and_then(|it| NodeUid::try_from(it.record.uid).ok()));
         let place = self.to_quarantine(self.nodes, &id.native_name(), &id.native_name())?;
         self.find(
             id.as_str(),

@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use grid_platform_api::{ErrorKind, NodeId, NodeUid, OwnerId, Result};
+use grid_platform_api::{ErrorKind, NodeId, NodeUid, OwnerId, Result, checked};
 use rustix::fs::{AtFlags, FileType, Gid, Uid};
 use serde::{Deserialize, Serialize};
 
@@ -456,6 +456,7 @@ impl KeptData {
     pub(crate) fn put(&self, kept: &Kept) -> Result<()> {
         let what = format!("remember the data of the node `{}`", kept.node_id);
         let text = serde_json::to_vec(kept)
+            .map(checked::seal)
             .map_err(io::Error::from)
             .cannot(&what)?;
         files::replace_at(&self.dir, &Self::name(kept), &text, 0o600, Durable::Yes).cannot(what)
@@ -474,7 +475,8 @@ impl KeptData {
         for name in files::names(&self.dir).cannot("read the list of kept data")? {
             let is_entry = Path::new(&name).extension() == Some(OsStr::new("json"));
             let read = files::read_at(&self.dir, &name, MARKER_MAX).ok();
-            let kept = read.and_then(|it| serde_json::from_slice::<Kept>(&it).ok());
+            let kept =
+                read.and_then(|it| serde_json::from_slice::<Kept>(checked::open(&it).ok()?).ok());
             match kept {
                 Some(kept) if is_entry => {
                     all.insert(kept.path.clone(), kept);

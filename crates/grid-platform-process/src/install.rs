@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use grid_platform_api::{DigestKey, Error, ErrorKind, OwnerId, Result};
+use grid_platform_api::{DigestKey, Error, ErrorKind, OwnerId, Result, checked};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -88,7 +88,7 @@ pub fn accept_copied_state(state_dir: &Path) -> Result<()> {
     let _lock = lock(&dir, state_dir)?;
     let bytes = files::read_at(&dir, FILE, 64 * 1024)
         .cannot(format!("read `{}/{FILE}`", state_dir.display()))?;
-    let stored = serde_json::from_slice(&bytes).map_err(|e| corrupt(state_dir).with_source(e))?;
+    let stored = parse(&bytes, state_dir)?;
     write(&dir, stored, state_dir).map(drop)
 }
 
@@ -175,8 +175,9 @@ fn write(dir: &OwnedFd, mut stored: Stored, path: &Path) -> Result<Stored> {
         files::write_new(dir, temporary, b"", 0o600, files::Durable::No).cannot(&context)?;
     stored.inode = file.metadata().cannot(&context)?.ino();
     stored.machine_id = machine_id();
-    serde_json::to_writer_pretty(&mut file, &stored)
+    serde_json::to_vec_pretty(&stored)
         .map_err(std::io::Error::from)
+        .and_then(|text| file.write_all(&checked::seal(text)))
         .and_then(|()| file.sync_all())
         .cannot(&context)?;
     rustix::fs::renameat(dir, temporary, dir, FILE).cannot(&context)?;
@@ -185,10 +186,7 @@ fn write(dir: &OwnedFd, mut stored: Stored, path: &Path) -> Result<Stored> {
 }
 
 fn read(dir: &OwnedFd, bytes: &[u8], path: &Path) -> Result<Stored> {
-    let stored: Stored = serde_json::from_slice(bytes).map_err(|e| corrupt(path).with_source(e))?;
-    if stored.version != VERSION {
-        return Err(corrupt(path));
-    }
+    let stored = parse(bytes, path)?;
     let inode = files::open_at(dir, FILE)
         .and_then(|it| it.metadata())
         .cannot(format!("look at `{}/{FILE}`", path.display()))?
@@ -211,6 +209,15 @@ fn read(dir: &OwnedFd, bytes: &[u8], path: &Path) -> Result<Stored> {
             "If the other one is not used any more, run `touch {}/{ACCEPT}` and start again; if it is, delete this copy.",
             path.display()
         )));
+    }
+    Ok(stored)
+}
+
+fn parse(bytes: &[u8], path: &Path) -> Result<Stored> {
+    let text = checked::open(bytes).map_err(|e| corrupt(path).with_source(e))?;
+    let stored: Stored = serde_json::from_slice(text).map_err(|e| corrupt(path).with_source(e))?;
+    if stored.version != VERSION {
+        return Err(corrupt(path));
     }
     Ok(stored)
 }

@@ -283,7 +283,7 @@ fn restart(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result
     }
     let dir = inner.node_dir(&node.id)?;
     if !is_settled(&now) {
-        sweep::leftovers(&[&now.intent], &inner.cgroups)?;
+        sweep::leftovers(&[&now.intent.uid], &inner.cgroups)?;
     }
     let mut intent = Intent::clone(&now.intent);
     intent.generation += 1;
@@ -473,7 +473,7 @@ pub(crate) async fn finish(
     let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
     blocking(move || {
         if !clean {
-            sweep::leftovers(&[&intent], &sweeping.cgroups)?;
+            sweep::leftovers(&[&intent.uid], &sweeping.cgroups)?;
         }
         // A node that rests needs none; what cannot be removed now is removed with the node.
         let _ = sweeping.cgroups.remove(&intent.uid);

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use grid_platform_api::{ErrorKind, NodeId, Result};
+use grid_platform_api::{ErrorKind, NodeId, Result, checked};
 use rustix::fs::{Gid, Uid};
 
 use crate::{
@@ -108,7 +108,11 @@ impl NodeDir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return IntentRead::Missing,
             Err(e) => return IntentRead::Damaged(e.to_string()),
         };
-        match serde_json::from_slice::<Intent>(&bytes) {
+        let text = match checked::open(&bytes) {
+            Ok(text) => text,
+            Err(e) => return IntentRead::Damaged(e.to_string()),
+        };
+        match serde_json::from_slice::<Intent>(text) {
             Ok(intent) if intent.version == VERSION => IntentRead::Found(Box::new(intent)),
             Ok(intent) => IntentRead::Damaged(format!("version {} is not known", intent.version)),
             Err(e) => IntentRead::Damaged(e.to_string()),
@@ -119,6 +123,7 @@ impl NodeDir {
     pub(crate) fn write_first_intent(&self, nodes: impl AsFd, intent: &Intent) -> Result<()> {
         let context = format!("make the record of the node `{}`", intent.config.node_id);
         let bytes = serde_json::to_vec(intent)
+            .map(checked::seal)
             .map_err(io::Error::from)
             .cannot(&context)?;
         let temporary = "intent.json.tmp";
@@ -146,6 +151,7 @@ impl NodeDir {
         let id = &intent.config.node_id;
         let context = format!("write the record of the node `{id}`");
         let bytes = serde_json::to_vec(intent)
+            .map(checked::seal)
             .map_err(io::Error::from)
             .cannot(&context)?;
         files::replace_at(&self.fd, INTENT, &bytes, 0o600, Durable::Yes).cannot(&context)

@@ -7,7 +7,6 @@ use grid_platform_api::{ErrorKind, NodeUid, Result};
 use crate::{
     cgroup::Cgroups,
     error::{Context, error},
-    intent::Intent,
     sys::proc,
     translate::UID_VARIABLE,
 };
@@ -20,18 +19,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// `Unconfirmed` when some do not go.
-pub(crate) fn leftovers(intents: &[&Intent], cgroups: &Cgroups) -> Result<()> {
-    if intents.is_empty() {
+pub(crate) fn leftovers(uids: &[&NodeUid], cgroups: &Cgroups) -> Result<()> {
+    if uids.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = intents
+    let lines: Vec<String> = uids
         .iter()
-        .map(|it| format!("{UID_VARIABLE}={}", it.uid))
+        .map(|it| format!("{UID_VARIABLE}={it}"))
         .collect();
     let mut gone = proc::kill_by_environment(&lines, LIMIT).cannot("look through the processes")?;
-    for intent in intents {
+    for uid in uids {
         gone &= cgroups
-            .kill(&intent.uid, LIMIT)
+            .kill(uid, LIMIT)
             .cannot("look through the node's cgroups")?;
     }
     confirm(gone)

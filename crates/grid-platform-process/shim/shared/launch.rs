@@ -1,10 +1,13 @@
 //! The launch file: everything the shim needs to know to run one node, and no secret.
 
 use super::policy::{Policy, Restart};
+use super::record::crc32;
 use std::fmt;
 
 const HEAD: &str = "sutra-grid-launch";
 const VERSION: &str = "1";
+/// The length of the last pair: `end`, and a CRC-32 of all before it in eight hexadecimal digits.
+const END: usize = 13;
 
 /// The user that the program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +78,7 @@ impl fmt::Display for LaunchError {
             LaunchError::Nul(key) => write!(out, "`{key}` carries a NUL byte"),
             LaunchError::Frame => write!(
                 out,
-                "the launch file is cut short or not one of version {VERSION}"
+                "the launch file is cut short, changed, or not one of version {VERSION}"
             ),
             LaunchError::Key(key) => write!(out, "`{key}` is unknown or given twice"),
             LaunchError::Missing(key) => write!(out, "`{key}` is missing"),
@@ -136,7 +139,8 @@ impl Launch {
         if let Some(it) = self.trial_ms {
             out.number("trial_ms", it)?;
         }
-        out.text("end", "")?;
+        let crc = crc32(&[&out.0]);
+        out.text("end", &format!("{crc:08x}"))?;
         Launch::decode(&out.0)?;
         Ok(out.0)
     }
@@ -144,9 +148,13 @@ impl Launch {
     /// The start that a file's bytes describe.
     ///
     /// # Errors
-    /// A file that is cut short, an unknown, doubled or missing key, and a value that makes no sense.
+    /// A file that is cut short or changed, an unknown, doubled or missing key, and a value that makes no sense.
     pub(crate) fn decode(file: &[u8]) -> Result<Launch, LaunchError> {
-        let body = file.strip_suffix(b"end\0\0").ok_or(LaunchError::Frame)?;
+        let (body, end) = file.split_last_chunk::<END>().ok_or(LaunchError::Frame)?;
+        // The shim reads it at each restart, months later maybe: what a disk changed meanwhile is not run.
+        if *end != *format!("end\0{:08x}\0", crc32(&[body])).as_bytes() {
+            return Err(LaunchError::Frame);
+        }
         let body = body
             .strip_prefix(b"sutra-grid-launch\x001\0")
             .ok_or(LaunchError::Frame)?;
@@ -340,7 +348,7 @@ fn env_secret(value: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 #[cfg(test)]
 mod tests {
     use super::super::policy::{Policy, Restart};
-    use super::{Launch, LaunchError, User};
+    use super::{END, Launch, LaunchError, User, crc32};
 
     fn full() -> Launch {
         Launch {
@@ -411,15 +419,29 @@ mod tests {
         }
     }
 
+    #[test]
+    fn any_flipped_bit_is_seen() {
+        let file = full().encode().unwrap();
+        for bit in 0..8 * file.len() {
+            let mut flipped = file.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(Launch::decode(&flipped).is_err(), "bit {bit}");
+        }
+    }
+
+    /// Changes what stands before the end, and seals it again.
     fn check(change: impl Fn(Vec<u8>) -> Vec<u8>, expect: LaunchError) {
+        let file = bare().encode().unwrap();
+        let body = change(file[..file.len() - END].to_vec());
+        let end = format!("end\0{:08x}\0", crc32(&[&body]));
         assert_eq!(
-            Launch::decode(&change(bare().encode().unwrap())),
+            Launch::decode(&[&body, end.as_bytes()].concat()),
             Err(expect)
         );
     }
 
     fn insert(pair: &'static [u8]) -> impl Fn(Vec<u8>) -> Vec<u8> {
-        move |file| [file.strip_suffix(b"end\0\0").unwrap(), pair, b"end\0\0"].concat()
+        move |file| [&file, pair].concat()
     }
 
     fn replace(from: &'static str, to: &'static str) -> impl Fn(Vec<u8>) -> Vec<u8> {

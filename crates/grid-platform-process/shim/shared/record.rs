@@ -227,7 +227,7 @@ fn read_slot(slot: &[u8]) -> Option<Stored> {
 }
 
 /// CRC-32 as in IEEE 802.3, bit by bit: a table would be a private page in every shim.
-fn crc32(parts: &[&[u8]]) -> u32 {
+pub(crate) fn crc32(parts: &[&[u8]]) -> u32 {
     let mut crc = u32::MAX;
     for byte in parts.iter().copied().flatten() {
         crc ^= u32::from(*byte);
