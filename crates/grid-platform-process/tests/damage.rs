@@ -1,5 +1,10 @@
 //! Half-written and bit-flipped files, one at a time, under nodes in every state: nothing is started twice, nobody is
 //! signalled, nothing is deleted, and what is shown is true or said to be damaged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics"
+)]
 
 mod common;
 

@@ -1,4 +1,9 @@
 //! Many calls on one id at once: the end is one that some order of them has, and nothing is left over.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on panics"
+)]
 
 mod common;
 
