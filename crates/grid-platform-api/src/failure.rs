@@ -118,7 +118,7 @@ impl FailureReason {
                 "Check the path of the program, and that it is on the agent's host."
             }
             Self::NotExecutable => {
-                "Make the file executable for the node's user: `chmod a+x FILE`."
+                "Make the file executable for the node's user (`chmod a+x FILE`), on a file system that is not mounted `noexec`; replace a program by renaming, not by writing into it."
             }
             Self::BadProgramFormat => {
                 "Use a program built for this machine; a script needs a first line such as `#!/bin/sh`."
@@ -128,6 +128,13 @@ impl FailureReason {
             }
             Self::DataUnavailable => {
                 "Mount the data's volume, move the data back or mend its rights, then `grid start ID`; `grid rm ID` gives the node up."
+            }
+            Self::LimitUnavailable => {
+                "Lower the limit or leave it out; `grid doctor` says which limits the agent's host can keep."
+            }
+            Self::Interrupted => "`grid start ID` starts it again.",
+            Self::PlatformRefused => {
+                "`grid doctor` looks at what the platform needs on its host; `grid start ID` tries again."
             }
             _ => return None,
         })

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, HealthCheck, HealthProbe, NodeId, ReadyMode, RestartPolicy, Result,
-    SecretValue, StopPolicy, id::printable,
+    SecretValue, StopPolicy, bounds, id::printable,
 };
 
 /// The name of a node's main port.
@@ -219,7 +219,7 @@ impl SpawnConfig {
     }
 }
 
-fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Error {
+pub(crate) fn invalid(message: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidConfig, message).with_hint(hint)
 }
 
@@ -283,33 +283,34 @@ fn validate(config: &SpawnConfig) -> Result<()> {
     }
     validate_ports(config)?;
     validate_names(config)?;
-    validate_policies(config)
+    validate_policies(config)?;
+    bounds::size(config)
 }
 
 fn validate_binary(path: &Path) -> Result<()> {
-    let text = path.to_string_lossy();
-    no_nul("the program's path", &text)?;
-    let bare = !text.contains('/') && !text.is_empty() && text != "." && text != "..";
-    if bare || path.is_absolute() {
-        Ok(())
-    } else {
-        Err(invalid(
-            format!("the program's path `{}` is relative", printable(&text)),
-            "Give an absolute path, or a bare name that is on the agent's `PATH`.",
-        ))
+    let has_parts = path.as_os_str().as_encoded_bytes().contains(&b'/');
+    if !has_parts && path.file_name().is_some() {
+        // What stands before a bare name is the agent's to say.
+        return bounds::path("the program's path", &Path::new("/").join(path));
     }
+    if path.is_relative() {
+        return Err(invalid(
+            format!(
+                "the program's path `{}` is relative",
+                printable(&path.to_string_lossy())
+            ),
+            "Give an absolute path, or a bare name that is on the agent's `PATH`.",
+        ));
+    }
+    bounds::path("the program's path", path)
 }
 
 fn validate_storage_path(path: &Path) -> Result<()> {
-    let text = path.to_string_lossy();
-    no_nul("`storage_path`", &text)?;
-    let climbs = path
-        .components()
-        .any(|c| matches!(c, std::path::Component::ParentDir));
-    if !path.is_absolute() || climbs || path.parent().is_none() {
+    bounds::path("`storage_path`", path)?;
+    if path.parent().is_none() {
         return Err(invalid(
-            format!("`storage_path` is `{}`", printable(&text)),
-            "Give an absolute path without `..`, and not `/` itself.",
+            "`storage_path` is `/`",
+            "Name a directory beneath it: the whole host is no node's data.",
         ));
     }
     Ok(())

@@ -105,6 +105,8 @@ fn prepare(launch: &Launch, log: &File, shim: u32) -> Result<Image, Failure> {
     )?;
     let program = CString::new(launch.program.clone()).map_err(|_| malformed(Stage::Exec))?;
     sys::default_signals().map_err(at(Stage::Signals))?;
+    // What a node may do is what its user may: and what runs with more rights than the shim's, the shim could not stop.
+    sys::gain_nothing().map_err(at(Stage::Uid))?;
     // Last, because a change of user clears it.
     sys::die_with(shim).map_err(at(Stage::Parent))?;
     Ok((program, args, env))

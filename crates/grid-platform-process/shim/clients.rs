@@ -5,7 +5,7 @@ use crate::shared::words::{Answer, LINE_MAX, Request, Stage};
 use crate::sys::{self, POLLIN, PollFd};
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 
 const NAME: &str = "sock";
@@ -15,6 +15,8 @@ const CLIENTS_MAX: usize = 64;
 pub(crate) struct Clients {
     listener: UnixListener,
     list: Vec<Client>,
+    /// A descriptor to give up when there is no other: who asks for a stop is heard whatever the limit of open files.
+    spare: Option<OwnedFd>,
 }
 
 struct Client {
@@ -47,9 +49,11 @@ impl Clients {
         sys::set_umask(umask);
         let listener = bound.map_err(at(Stage::Sock))?;
         listener.set_nonblocking(true).map_err(at(Stage::Sock))?;
+        let spare = listener.as_fd().try_clone_to_owned().ok();
         Ok(Clients {
             listener,
             list: Vec::new(),
+            spare,
         })
     }
 
@@ -100,24 +104,45 @@ impl Clients {
     }
 
     fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
-            let own = sys::peer_uid(&stream).is_ok_and(|it| it == 0 || it == sys::effective_uid());
-            if !own || stream.set_nonblocking(true).is_err() {
-                continue;
+        loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => self.admit(stream),
+                Err(error) if sys::is_out_of_files(&error) && self.give_up_one() => {}
+                Err(_) => break,
             }
-            let mut client = Client {
-                stream,
-                line: Vec::new(),
-                watches: false,
-                waits_for_stop: false,
-            };
-            if client.say(Answer::Greeting).is_ok() {
-                if self.list.len() >= CLIENTS_MAX {
-                    // Hung clients must not shut an agent out: the oldest gives way.
-                    self.list.remove(0);
-                }
-                self.list.push(client);
+        }
+        if self.spare.is_none() {
+            self.spare = self.listener.as_fd().try_clone_to_owned().ok();
+        }
+    }
+
+    /// Frees a descriptor, if there is one that can be: the spare one, then the oldest client's.
+    fn give_up_one(&mut self) -> bool {
+        let spare = self.spare.take().is_some();
+        if !spare && !self.list.is_empty() {
+            self.list.remove(0);
+            return true;
+        }
+        spare
+    }
+
+    fn admit(&mut self, stream: UnixStream) {
+        let own = sys::peer_uid(&stream).is_ok_and(|it| it == 0 || it == sys::effective_uid());
+        if !own || stream.set_nonblocking(true).is_err() {
+            return;
+        }
+        let mut client = Client {
+            stream,
+            line: Vec::new(),
+            watches: false,
+            waits_for_stop: false,
+        };
+        if client.say(Answer::Greeting).is_ok() {
+            if self.list.len() >= CLIENTS_MAX {
+                // Hung clients must not shut an agent out: the oldest gives way.
+                self.list.remove(0);
             }
+            self.list.push(client);
         }
     }
 }

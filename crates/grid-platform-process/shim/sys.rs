@@ -49,6 +49,7 @@ const WNOWAIT: c_int = 0x0100_0000;
 const CLD_EXITED: c_int = 1;
 const PR_SET_PDEATHSIG: c_int = 1;
 const PR_SET_CHILD_SUBREAPER: c_int = 36;
+const PR_SET_NO_NEW_PRIVS: c_int = 38;
 const RLIMIT_NOFILE: c_int = 7;
 const PUNCH_HOLE_KEEP_SIZE: c_int = 3;
 const SEEK_DATA: c_int = 3;
@@ -208,6 +209,11 @@ pub(crate) fn set_umask(mask: u32) -> u32 {
     umask(mask)
 }
 
+/// EMFILE or ENFILE: the limit of open files, of the process or of the host.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
 /// The user the shim acts as.
 pub(crate) fn effective_uid() -> u32 {
     geteuid()
@@ -217,6 +223,21 @@ pub(crate) fn effective_uid() -> u32 {
 pub(crate) fn become_subreaper() -> io::Result<()> {
     // SAFETY: the option takes one integer.
     check(unsafe { prctl(PR_SET_CHILD_SUBREAPER, 1 as c_ulong) }).map(drop)
+}
+
+/// From now on no program that is executed gives the caller rights: not by a set-user-id bit, nor by capabilities of a file.
+pub(crate) fn gain_nothing() -> io::Result<()> {
+    // SAFETY: the option takes four integers, of which three have to be 0.
+    check(unsafe {
+        prctl(
+            PR_SET_NO_NEW_PRIVS,
+            1 as c_ulong,
+            0 as c_ulong,
+            0 as c_ulong,
+            0 as c_ulong,
+        )
+    })
+    .map(drop)
 }
 
 /// SIGKILL for the caller when its parent dies, if that is still `parent`.

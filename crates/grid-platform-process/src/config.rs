@@ -156,7 +156,18 @@ impl ProcessConfig {
             ("data_path", &self.data_path),
         ];
         let roots = self.storage_roots.iter().map(|it| ("storage_roots", it));
-        for (key, path) in paths.into_iter().chain(roots) {
+        let search = self.search_path.iter().map(|it| ("search_path", it));
+        for (key, path) in paths.into_iter().chain(roots).chain(search) {
+            // They become part of records, of programs' environments and of messages.
+            if path.to_str().is_none_or(|it| it.contains(char::is_control)) {
+                return invalid(
+                    format!(
+                        "`{key}` holds {:?}, which is no line of text",
+                        path.as_os_str()
+                    ),
+                    "Name a path in UTF-8 without control characters.",
+                );
+            }
             if !path.is_absolute() || path.components().any(|it| it.as_os_str() == "..") {
                 return invalid(
                     format!("`{key}` is `{}`", path.display()),
@@ -207,6 +218,13 @@ mod tests {
         check(false, &|it| it.state_dir = "s".into());
         check(false, &|it| it.data_path = "/d/../e".into());
         check(false, &|it| it.storage_roots = vec!["x".into()]);
+        check(false, &|it| it.search_path = vec!["bin".into()]);
+        check(false, &|it| it.data_path = "/d\n".into());
+        check(false, &|it| it.state_dir = "/s\0".into());
+        let bytes: std::ffi::OsString =
+            std::os::unix::ffi::OsStringExt::from_vec(b"/\xff".to_vec());
+        let path = PathBuf::from(bytes);
+        check(false, &|it| it.state_dir = path.clone());
         check(true, &|it| it.storage_roots = vec!["/".into()]);
         check(false, &|it| it.data_path = "/s".into());
         check(false, &|it| it.data_path = "/s/data".into());

@@ -18,7 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::ProcessConfig,
     error::{Context, error},
-    sys::files::{self, Durable},
+    sys::{
+        files::{self, Durable},
+        mounts,
+    },
 };
 
 /// The file in a data directory that says whose it is. Without it the adapter did not make the directory.
@@ -197,6 +200,20 @@ impl Site {
                     .with_hint("Look whose the directory is, or choose another `storage_path`.")
                 }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Unmarked),
+            // A link, a directory or something endless in its place is none of ours.
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ELOOP | libc::EISDIR | libc::EFBIG | libc::ENXIO)
+                ) =>
+            {
+                Err(error(
+                    ErrorKind::OwnedByOther,
+                    format!("`{}/{MARKER}` is no marker of ours", path.display()),
+                )
+                .with_source(e)
+                .with_hint("Look whose the directory is, or choose another `storage_path`."))
+            }
             Err(e) => Err(crate::error::refused(
                 format!("read `{}/{MARKER}`", path.display()),
                 e,
@@ -257,11 +274,18 @@ impl Site {
     }
 
     /// Makes the directory if it is not there. It appears whole, with its marker, or not at all; the durable writes that
-    /// follow make it durable. Gives whether it was made.
-    pub(crate) fn ensure(&self, marker: &Marker, user: Option<(u32, u32)>) -> Result<bool> {
+    /// follow make it durable. Gives whether it was made. An empty marker is filled in only where it is `ours`: anybody
+    /// could have put one into a directory that was there before.
+    pub(crate) fn ensure(
+        &self,
+        marker: &Marker,
+        user: Option<(u32, u32)>,
+        ours: bool,
+    ) -> Result<bool> {
         match self.check(&marker.owner, &marker.node_id)? {
             Found::Nothing => {}
             Found::Marked(_) | Found::Unmarked => return Ok(false),
+            Found::Blank if !ours => return Ok(false),
             Found::Blank => {
                 let what = format!("mark the data path `{}`", self.path().display());
                 let dir = self.open().cannot(&what)?;
@@ -348,6 +372,27 @@ impl Site {
         Ok(())
     }
 
+    /// Refuses when something is mounted in the directory: that would be deleted with it, and is not the node's.
+    ///
+    /// # Errors
+    /// `Conflict`, with the mount point.
+    pub(crate) fn holds_no_mount(&self) -> Result<()> {
+        let path = self.path();
+        let what = || format!("look for mounts in the data path `{}`", path.display());
+        let Some(point) = mounts::beneath(&path).cannot(what())? else {
+            return Ok(());
+        };
+        Err(error(
+            ErrorKind::Conflict,
+            format!(
+                "`{}` is mounted in the data path `{}`",
+                point.display(),
+                path.display()
+            ),
+        )
+        .with_hint("Unmount it first, then remove the node again: what is mounted there is not deleted with a node."))
+    }
+
     /// Deletes the directory, if the marker says that it was made for this owner and node. By another name first:
     /// a crash leaves all of it or a name that [`finish`](Self::finish_purge) finds.
     ///
@@ -355,6 +400,7 @@ impl Site {
     /// `OwnedByOther`; the system's refusals.
     pub(crate) fn purge(&self, owner: &OwnerId, id: &NodeId, uid: &NodeUid) -> Result<()> {
         if matches!(self.check(owner, id)?, Found::Marked(_)) {
+            self.holds_no_mount()?;
             let what = format!("delete the data path `{}`", self.path().display());
             let (parent, name) = self.open_parent().cannot(&what)?;
             rustix::fs::renameat(&parent, &name, &parent, trash(uid)).cannot(&what)?;
@@ -472,7 +518,12 @@ impl KeptData {
     /// All that is remembered, by path.
     pub(crate) fn all(&self) -> Result<BTreeMap<PathBuf, Kept>> {
         let mut all = BTreeMap::new();
-        for name in files::names(&self.dir).cannot("read the list of kept data")? {
+        let names = match files::names(&self.dir) {
+            // Somebody deleted the state directory: nothing is remembered.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            other => other.cannot("read the list of kept data")?,
+        };
+        for name in names {
             let is_entry = Path::new(&name).extension() == Some(OsStr::new("json"));
             let read = files::read_at(&self.dir, &name, MARKER_MAX).ok();
             let kept =

@@ -34,12 +34,12 @@ fn what_was_made_is_purged_and_only_for_its_own() {
     let ground = ground();
     let site = ground.site("a/b/n1");
     let mine = marker(1, "n1");
-    assert!(site.ensure(&mine, None).unwrap());
-    assert!(!site.ensure(&mine, None).unwrap());
+    assert!(site.ensure(&mine, None, true).unwrap());
+    assert!(!site.ensure(&mine, None, true).unwrap());
     fs::write(site.path().join("file"), "x").unwrap();
     assert!(site.disk_bytes().unwrap() > 0);
     for other in [marker(2, "n1"), marker(1, "n2")] {
-        let error = site.ensure(&other, None).unwrap_err();
+        let error = site.ensure(&other, None, true).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OwnedByOther);
         let error = site
             .purge(&other.owner, &other.node_id, &other.uid)
@@ -63,7 +63,7 @@ fn what_was_there_is_used_and_never_deleted() {
     fs::create_dir(site.path()).unwrap();
     fs::write(site.path().join("file"), "x").unwrap();
     let mine = marker(1, "n1");
-    assert!(!site.ensure(&mine, None).unwrap());
+    assert!(!site.ensure(&mine, None, true).unwrap());
     site.purge(&mine.owner, &mine.node_id, &mine.uid).unwrap();
     assert!(site.path().join("file").exists());
     assert!(!site.path().join(MARKER).exists());
@@ -79,7 +79,7 @@ fn links_files_and_other_roots_are_refused() {
     for path in ["link", "link/n1", "file", "file/n1"] {
         let error = ground
             .site(path)
-            .ensure(&marker(1, "n1"), None)
+            .ensure(&marker(1, "n1"), None, true)
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotAllowed, "{path}");
         assert!(error.hint().is_some());
@@ -94,7 +94,7 @@ fn a_purge_that_was_interrupted_is_finished() {
     let ground = ground();
     let site = ground.site("n1");
     let mine = marker(1, "n1");
-    site.ensure(&mine, None).unwrap();
+    site.ensure(&mine, None, true).unwrap();
     fs::rename(site.path(), ground.config.data_path.join(trash(&mine.uid))).unwrap();
     site.finish_purge(&mine.uid).unwrap();
     assert_eq!(fs::read_dir(&ground.config.data_path).unwrap().count(), 0);
@@ -106,7 +106,7 @@ fn a_marker_that_cannot_be_understood_is_not_ours() {
     let site = ground.site("n1");
     fs::create_dir(site.path()).unwrap();
     fs::write(site.path().join(MARKER), "{").unwrap();
-    let error = site.ensure(&marker(1, "n1"), None).unwrap_err();
+    let error = site.ensure(&marker(1, "n1"), None, true).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::OwnedByOther);
 }
 
@@ -136,10 +136,10 @@ fn a_marker_that_lost_its_text_is_written_again() {
     let ground = ground();
     let site = ground.site("n1");
     let mine = marker(1, "n1");
-    site.ensure(&mine, None).unwrap();
+    site.ensure(&mine, None, true).unwrap();
     fs::write(site.path().join(MARKER), "").unwrap();
     assert_eq!(site.look().unwrap(), Found::Blank);
-    assert!(!site.ensure(&mine, None).unwrap());
+    assert!(!site.ensure(&mine, None, true).unwrap());
     assert_eq!(site.look().unwrap(), Found::Marked(mine));
 }
 
@@ -151,7 +151,7 @@ fn what_was_made_on_the_way_goes_again() {
     let missing = site.missing_parents();
     assert_eq!(missing, 1);
     let mine = marker(1, "n1");
-    site.ensure(&mine, None).unwrap();
+    site.ensure(&mine, None, true).unwrap();
     site.purge(&mine.owner, &mine.node_id, &mine.uid).unwrap();
     site.remove_parents(missing);
     assert!(ground.config.data_path.join("a").exists());
@@ -198,7 +198,7 @@ fn a_directory_that_takes_the_name_during_a_purge_is_not_deleted() {
     let mine = marker(1, "n1");
     let other = ground.config.data_path.join("other");
     for _ in 0..100 {
-        site.ensure(&mine, None).unwrap();
+        site.ensure(&mine, None, true).unwrap();
         fs::create_dir(&other).unwrap();
         fs::write(other.join("keep"), "x").unwrap();
         std::thread::scope(|scope| {

@@ -57,7 +57,21 @@ mod system {
                 ErrorKind::Exhausted,
                 Some("Free some memory, or raise the limit of processes (`ulimit -u`)."),
             ),
-            Some(libc::EACCES | libc::EPERM | libc::EROFS) => (
+            Some(libc::EROFS) => (
+                ErrorKind::PermissionDenied,
+                Some("Mount the file system writable, or choose a place on another one."),
+            ),
+            Some(libc::ELOOP | libc::ENOTDIR) => (
+                ErrorKind::Corrupt,
+                Some(
+                    "Something else stands where a file or directory of the agent should be, and no link is followed there: look whose it is, and move it away.",
+                ),
+            ),
+            Some(libc::EBUSY | libc::EXDEV) => (
+                ErrorKind::Conflict,
+                Some("Unmount what is mounted there: it is not the agent's to delete."),
+            ),
+            Some(libc::EACCES | libc::EPERM) => (
                 ErrorKind::PermissionDenied,
                 Some("Give the agent's user the right to do that, or choose a place of its own."),
             ),
@@ -95,6 +109,9 @@ mod tests {
         check(libc::ENOSPC, ErrorKind::Exhausted);
         check(libc::EMFILE, ErrorKind::Exhausted);
         check(libc::EACCES, ErrorKind::PermissionDenied);
+        check(libc::EROFS, ErrorKind::PermissionDenied);
+        check(libc::ELOOP, ErrorKind::Corrupt);
+        check(libc::EXDEV, ErrorKind::Conflict);
         check(libc::ENOSYS, ErrorKind::Unsupported);
         check(libc::EIO, ErrorKind::Internal);
     }

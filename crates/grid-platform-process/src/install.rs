@@ -124,7 +124,8 @@ fn make_dir(path: &Path) -> Result<OwnedFd> {
 }
 
 fn lock(dir: &OwnedFd, path: &Path) -> Result<File> {
-    let mut file = files::create_at(dir, "lock", 0o600).cannot("open the state's lock")?;
+    let mut file = files::create_at(dir, "lock", 0o600)
+        .cannot(format!("write in the state directory `{}`", path.display()))?;
     let until = Instant::now() + LOCK_PATIENCE;
     while !files::try_lock(&file).cannot("lock the state")? {
         if Instant::now() >= until {

@@ -119,7 +119,11 @@ pub(crate) fn start(
         node_id: id.clone(),
         uid: intent.uid.clone(),
     };
-    site.ensure(&marker, account.as_ref().map(|it| (it.uid, it.gid)))?;
+    site.ensure(
+        &marker,
+        account.as_ref().map(|it| (it.uid, it.gid)),
+        intent.data_marked,
+    )?;
     let cgroup_procs = inner
         .cgroups
         .create(&intent.uid, &intent.config)

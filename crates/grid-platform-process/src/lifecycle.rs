@@ -7,6 +7,7 @@ use grid_platform_api::{
     Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
     SpawnConfig, SpawnedNode, Timestamp,
 };
+use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     store::NodeDir,
     supervise::{self, Asked},
     sweep,
-    sys::files,
+    sys::{files, proc::Pinned},
     translate::Shim,
 };
 
@@ -130,6 +131,21 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
     launch::allow(&inner.config, &config.program)
 }
 
+/// Refuses a limit that this host could never reach: whoever asks for it means another host, or another unit.
+fn check_memory(config: &SpawnConfig) -> Result<()> {
+    let system = rustix::system::sysinfo();
+    let bytes = system.totalram.saturating_mul(u64::from(system.mem_unit));
+    let host_mb = bytes / (1024 * 1024);
+    match config.memory_limit_mb.filter(|it| *it > host_mb) {
+        Some(mb) => Err(error(
+            ErrorKind::InvalidConfig,
+            format!("`memory_limit_mb` is {mb}, and this host has {host_mb} MiB"),
+        )
+        .with_hint("Lower `memory_limit_mb`, or leave it out for no limit.")),
+        None => Ok(()),
+    }
+}
+
 async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<SpawnedNode> {
     let id = config.node_id.clone();
     let mut turn = inner.turns.take(&id).await;
@@ -193,6 +209,7 @@ fn is_settled(now: &Situation) -> bool {
 fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let id = config.node_id.clone();
     let mode = config.ready;
+    check_memory(&config)?;
     let claim = inner.ports.claim(&config, inner.config.ports())?;
     let uid = NodeUid::from_bytes(random()?);
     let path = match &config.storage_path {
@@ -204,6 +221,19 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let path_claim = inner.claim_path(&id, &path, Purpose::Make)?;
     let found = site.check(&inner.install.owner, &id)?;
     let was_there = found != Found::Nothing;
+    let data_marked = match found {
+        Found::Nothing => true,
+        Found::Unmarked => false,
+        // Anybody can copy a marker: only data that we remember, or at the node's usual place, is ours.
+        Found::Marked(_) | Found::Blank => {
+            path == inner.config.data_path.join(id.as_str())
+                || inner
+                    .kept
+                    .all()?
+                    .get(&path)
+                    .is_some_and(|it| it.node_id == id)
+        }
+    };
     let missing_parents = site.missing_parents();
     let intent = Intent {
         version: intent::VERSION,
@@ -212,7 +242,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
         digest: Digest::of(&config, &inner.install.key),
         ports: claim.ports.clone(),
         data_path: path,
-        data_marked: found != Found::Unmarked,
+        data_marked,
         created_at: Timestamp::now(),
         generation: 1,
         restarts: 0,
@@ -401,8 +431,10 @@ async fn end(
         let mut intent = Intent::clone(&now.intent);
         intent.goal = goal;
         let intent = Arc::new(intent);
-        let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
-        blocking(move || dir.write_intent(&to_write)).await?;
+        if !inner.lost_dir(&node.id) {
+            let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
+            blocking(move || dir.write_intent(&to_write)).await?;
+        }
         inner.registry.update(&node, |it| it.intent = intent);
     }
     let result = finish(&inner, &node, grace_ms).await;
@@ -420,56 +452,19 @@ pub(crate) async fn finish(
     if now.shim == Shim::Gone && is_settled(&now) {
         return Ok(());
     }
-    let dir = inner.node_dir(&node.id)?;
     let grace = grace_ms.map_or(now.intent.config.stop.grace, Duration::from_millis);
-    let mut deadline = Instant::now() + grace + KILL_LIMIT;
-    let (mut silent, mut killed) = (false, false);
-    loop {
-        let asked = timeout_at(deadline, supervise::ask_to_stop(&dir, grace_ms)).await;
-        let free = || {
-            dir.try_lock()
-                .map(|it| it.is_some())
-                .cannot(format!("look at the lock of the node `{}`", node.id))
-        };
-        match asked {
-            Ok(Asked::Stopped) => break,
-            Ok(Asked::NoAnswer) if free()? => break,
-            Ok(Asked::NoAnswer) if Instant::now() < deadline => {
-                silent = true;
-                sleep(Duration::from_millis(2)).await;
-            }
-            // It lives and says nothing in all that time: halted, hung, or of a version that speaks otherwise.
-            Ok(Asked::NoAnswer) | Err(_) if silent && !killed => {
-                killed = supervise::kill(dir.read_record().as_ref().map(|it| &it.record));
-                if !killed {
-                    return Err(error(
-                        ErrorKind::Unconfirmed,
-                        format!(
-                            "the supervisor of the node `{}` does not answer, and its record cannot be understood",
-                            node.id
-                        ),
-                    )
-                    .with_hint(format!(
-                        "Use the version of the agent that started it, or end it by hand: `ps` shows it as `sutra-grid-shim {}`, and it stops its node on SIGTERM.",
-                        node.id.native_name()
-                    )));
-                }
-                tracing::warn!(node = %node.id, "a supervisor that did not answer was killed");
-                deadline = Instant::now() + KILL_LIMIT;
-            }
-            _ => {
-                return Err(error(
-                    ErrorKind::Unconfirmed,
-                    format!("the node `{}` was killed and has not ended", node.id),
-                )
-                .with_hint(
-                    "Its processes wait for the kernel, most likely for a disk: mend that, and stop it again.",
-                ));
-            }
+    let deadline = Instant::now() + grace + KILL_LIMIT;
+    let stored = if inner.lost_dir(&node.id) {
+        if let Some(shim) = supervise::shim(now.record()) {
+            end_unasked(&node.id, shim, Signal::TERM, deadline).await?;
         }
-    }
-    let stored = dir.read_record();
-    let clean = stored.as_ref().is_none_or(|it| it.record.state.is_final());
+        None
+    } else {
+        let dir = inner.node_dir(&node.id)?;
+        ask_until_gone(&dir, &node.id, grace_ms, deadline).await?;
+        dir.read_record()
+    };
+    let clean = stored.as_ref().is_some_and(|it| it.record.state.is_final());
     let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
     blocking(move || {
         if !clean {
@@ -492,4 +487,87 @@ pub(crate) async fn finish(
         }
     });
     Ok(())
+}
+
+/// Asks the node's shim to stop it until it is gone; one that does not answer in all that time is killed.
+///
+/// # Errors
+/// `Unconfirmed` when the tree does not go by the deadline.
+async fn ask_until_gone(
+    dir: &NodeDir,
+    id: &NodeId,
+    grace_ms: Option<u64>,
+    deadline: Instant,
+) -> Result<()> {
+    let free = || {
+        dir.try_lock()
+            .map(|it| it.is_some())
+            .cannot(format!("look at the lock of the node `{id}`"))
+    };
+    let recorded = || supervise::shim(dir.read_record().as_ref().map(|it| &it.record));
+    let mut silent = false;
+    loop {
+        match timeout_at(deadline, supervise::ask_to_stop(dir, grace_ms)).await {
+            Ok(Asked::Stopped) => return Ok(()),
+            Ok(Asked::NoAnswer) if free()? => return Ok(()),
+            Ok(Asked::NoAnswer) if Instant::now() < deadline => {
+                silent = true;
+                // Who runs as the shim's user can halt it.
+                if let Some(shim) = recorded() {
+                    shim.send(Signal::CONT);
+                }
+                sleep(Duration::from_millis(2)).await;
+            }
+            // It lives and says nothing: halted again and again, hung, or of a version that speaks otherwise.
+            Ok(Asked::NoAnswer) | Err(_) if silent => {
+                let Some(shim) = recorded() else {
+                    return Err(unknown_shim(id));
+                };
+                tracing::warn!(node = %id, "a supervisor that does not answer is killed");
+                return end_unasked(id, shim, Signal::KILL, Instant::now() + KILL_LIMIT).await;
+            }
+            Ok(Asked::NoAnswer) | Err(_) => return Err(unconfirmed(id)),
+        }
+    }
+}
+
+/// Ends a shim that cannot be asked, by a signal; what it leaves is for a sweep.
+///
+/// # Errors
+/// `Unconfirmed` when it does not end by the deadline.
+async fn end_unasked(id: &NodeId, shim: Pinned, signal: Signal, deadline: Instant) -> Result<()> {
+    let id = id.clone();
+    blocking(move || {
+        shim.send(signal);
+        shim.send(Signal::CONT);
+        if shim.wait(deadline.into_std()) {
+            Ok(())
+        } else {
+            Err(unconfirmed(&id))
+        }
+    })
+    .await
+}
+
+fn unconfirmed(id: &NodeId) -> Error {
+    error(
+        ErrorKind::Unconfirmed,
+        format!("the node `{id}` was killed and has not ended"),
+    )
+    .with_hint(
+        "Its processes wait for the kernel, most likely for a disk: mend that, and stop it again.",
+    )
+}
+
+fn unknown_shim(id: &NodeId) -> Error {
+    error(
+        ErrorKind::Unconfirmed,
+        format!(
+            "the supervisor of the node `{id}` does not answer, and its record cannot be understood"
+        ),
+    )
+    .with_hint(format!(
+        "Use the version of the agent that started it, or end it by hand: `ps` shows it as `sutra-grid-shim {}`, and it stops its node on SIGTERM.",
+        id.native_name()
+    ))
 }

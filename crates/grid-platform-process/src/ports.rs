@@ -159,8 +159,25 @@ pub(crate) fn probe(bind: IpAddr, port: u16) -> Result<()> {
             format!("`{bind}` is not an address of this host"),
         )
         .with_hint("Set `bind_address` to one of `ip addr`, or leave it out for loopback.")),
+        Err(e) if e.kind() == Io::PermissionDenied => Err(error(
+            ErrorKind::PermissionDenied,
+            format!("the agent's user may not bind the port {port}: it is below {}", first_free()),
+        )
+        .with_source(e)
+        .with_hint(
+            "Choose a higher port, run the agent as root, or lower the host's `net.ipv4.ip_unprivileged_port_start`.",
+        )),
         Err(e) => Err(refused(format!("bind the port {port} of {bind}"), e)),
     }
+}
+
+/// The first port that takes no privilege (ip(7)).
+fn first_free() -> u16 {
+    const USUAL: u16 = 1024;
+    fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .ok()
+        .and_then(|it| it.trim().parse().ok())
+        .unwrap_or(USUAL)
 }
 
 fn in_use(port: u16, holder: &str) -> Error {

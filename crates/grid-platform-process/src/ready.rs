@@ -1,21 +1,26 @@
 //! Waiting until a start is what its caller calls ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::Read, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Exit, Failure, FailureReason, Health, Program, ReadyMode, Result, SpawnedNode,
+    Error, ErrorKind, Exit, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode,
 };
+use rustix::fs::StatVfsMountFlags;
 use tokio::{
     sync::watch,
     time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
+    config::ProcessConfig,
     error::error,
-    lifecycle, logs,
+    launch, lifecycle, logs,
     node::{Node, Situation, Started},
     platform::Inner,
-    shared::{record::State, words::Report},
+    shared::{
+        record::State,
+        words::{Report, Stage},
+    },
     supervise::{self, TAIL},
     sys::proc,
     translate::{self, Shim},
@@ -36,7 +41,7 @@ pub(crate) async fn wait(
 ) -> Result<SpawnedNode> {
     let mut news = node.subscribe();
     let generation = news.borrow().intent.generation;
-    let outcome = match executed(&mut news, generation).await {
+    let outcome = match executed(&inner.config, &mut news, generation).await {
         Ok(pid) => met(inner, node, &mut news, Run { generation, pid }, mode).await,
         Err(unready) => Err(unready),
     };
@@ -118,7 +123,11 @@ impl From<Failure> for Unready {
 }
 
 /// Waits until the program was executed.
-async fn executed(news: &mut News, generation: u64) -> Result<u32, Unready> {
+async fn executed(
+    config: &ProcessConfig,
+    news: &mut News,
+    generation: u64,
+) -> Result<u32, Unready> {
     let known =
         |it: &Situation| it.intent.generation != generation || it.started != Started::Waiting;
     let Ok(situation) = news.wait_for(known).await.map(|it| it.clone()) else {
@@ -131,7 +140,7 @@ async fn executed(news: &mut News, generation: u64) -> Result<u32, Unready> {
             // It is about to end; nothing of it runs any more.
             let gone = news.wait_for(|it| it.shim == Shim::Gone);
             let _ = timeout(END_LIMIT, gone).await;
-            Err(start_failure(&situation, stage, errno).into())
+            Err(start_failure(config, &situation, stage, errno).into())
         }
         Started::Waiting | Started::Died => Err(Failure::new(
             FailureReason::PlatformRefused,
@@ -141,20 +150,58 @@ async fn executed(news: &mut News, generation: u64) -> Result<u32, Unready> {
     }
 }
 
-fn start_failure(situation: &Situation, stage: crate::shared::words::Stage, errno: i32) -> Failure {
+fn start_failure(
+    config: &ProcessConfig,
+    situation: &Situation,
+    stage: Stage,
+    errno: i32,
+) -> Failure {
     let mut failure = translate::start_failure(&situation.intent, Some(stage), errno);
-    if let Program::Binary { path, .. } = &situation.intent.config.program
-        && failure.reason == FailureReason::ProgramNotFound
-        && path.exists()
+    if stage == Stage::Exec
+        && let Some(path) = launch::resolve(config, &situation.intent.config.program)
+        && let Some((reason, why)) = looked_closer(&path, errno)
     {
-        // The file is there: it is its interpreter that is not.
-        failure.reason = FailureReason::BadProgramFormat;
-        failure.message = format!(
-            "the interpreter that `{}` names does not exist",
-            path.display()
-        );
+        failure.reason = reason;
+        failure.message = format!("{why}: `{}`", path.display());
     }
     failure
+}
+
+/// What the kernel's answer to an exec does not tell, and the file does.
+fn looked_closer(path: &Path, errno: i32) -> Option<(FailureReason, &'static str)> {
+    let meta = path.metadata().ok()?;
+    match errno {
+        // The file is there: it is its interpreter that is not.
+        libc::ENOENT | libc::ENOTDIR => Some((
+            FailureReason::BadProgramFormat,
+            "the interpreter that the program names does not exist",
+        )),
+        libc::EACCES if !meta.is_file() => Some((
+            FailureReason::NotExecutable,
+            "the program is no regular file",
+        )),
+        libc::EACCES => {
+            let mount = rustix::fs::statvfs(path).ok()?;
+            if mount.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+                return Some((
+                    FailureReason::NotExecutable,
+                    "the program is on a file system that is mounted `noexec`",
+                ));
+            }
+            let is_script = || {
+                let mut start = [0; 2];
+                let read = std::fs::File::open(path).and_then(|mut it| it.read_exact(&mut start));
+                read.is_ok() && start == *b"#!"
+            };
+            // A script for all users that cannot be run has an interpreter that cannot.
+            let for_all = meta.permissions().mode() & 0o111 == 0o111;
+            (for_all && is_script()).then_some((
+                FailureReason::BadProgramFormat,
+                "the interpreter that the program names may not be executed",
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// A newer start took this one's place, or the node is gone: somebody else acts on it now.

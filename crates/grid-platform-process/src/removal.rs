@@ -56,14 +56,16 @@ async fn remove_in_turn(
             Arc::clone(&node),
             Arc::clone(&now.intent),
         );
-        blocking(move || may_purge(&inner, &node.id, &intent.data_path).map(drop)).await?;
+        blocking(move || may_purge(&inner, &node.id, &intent).map(drop)).await?;
     }
     if has_living_shim(&now) && now.intent.wants_running() {
         let mut intent = Intent::clone(&now.intent);
         intent.goal = Goal::Stopped;
         let intent = Arc::new(intent);
-        let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
-        blocking(move || dir.write_intent(&to_write)).await?;
+        if !inner.lost_dir(&node.id) {
+            let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
+            blocking(move || dir.write_intent(&to_write)).await?;
+        }
         inner.registry.update(&node, |it| it.intent = intent);
     }
     finish(&inner, &node, None).await?;
@@ -71,11 +73,15 @@ async fn remove_in_turn(
 }
 
 /// Takes the data of a node to delete it; `None` when there is none that was made for it.
-fn may_purge(inner: &Arc<Inner>, id: &NodeId, path: &Path) -> Result<Option<PathClaim>> {
-    let found = Site::of(&inner.config, path)?.check(&inner.install.owner, id)?;
-    matches!(found, Found::Marked(_))
-        .then(|| inner.claim_path(id, path, Purpose::Delete))
-        .transpose()
+fn may_purge(inner: &Arc<Inner>, id: &NodeId, intent: &Intent) -> Result<Option<PathClaim>> {
+    let path = &intent.data_path;
+    let site = Site::of(&inner.config, path)?;
+    let found = site.check(&inner.install.owner, id)?;
+    if !intent.data_marked || !matches!(found, Found::Marked(_)) {
+        return Ok(None);
+    }
+    site.holds_no_mount()?;
+    inner.claim_path(id, path, Purpose::Delete).map(Some)
 }
 
 /// Deletes the record of a node that has ended, and its data if that is wanted.
@@ -83,19 +89,26 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
     let intent = node.now().intent;
     let id = &node.id;
     let _claim = match data {
-        DataPolicy::Purge => may_purge(inner, id, &intent.data_path)?,
+        DataPolicy::Purge => may_purge(inner, id, &intent)?,
         DataPolicy::Keep => None,
     };
     let what = format!("delete the record of the node `{id}`");
+    // Somebody deleted the record before us: there is nothing to lock, to remember or to delete but the data.
+    let lost = inner.lost_dir(id);
     // The lock says that no shim lives; with it none can be started any more.
-    let _lock = inner.node_dir(id)?.lock(id)?;
+    let _lock = match lost {
+        false => Some(inner.node_dir(id)?.lock(id)?),
+        true => None,
+    };
     sweep::cgroups(&node.uid, &inner.cgroups)?;
     let site = Site::of(&inner.config, &intent.data_path);
     let ours = match &site {
+        // It was there before, whatever lies in it now.
+        _ if !intent.data_marked => false,
         Ok(site) => match site.check(&intent.owner, id) {
             Ok(Found::Marked(_)) => true,
             // Its volume may come back.
-            Ok(Found::Nothing) => intent.data_marked,
+            Ok(Found::Nothing) => true,
             _ => false,
         },
         // The settings no longer allow the place: the data stays, and is remembered.
@@ -107,7 +120,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         path: intent.data_path.clone(),
         purge: data == DataPolicy::Purge,
     };
-    if ours {
+    if ours && !lost {
         inner.kept.put(&kept)?;
     }
     // While the record is there: without it nobody would know of them after a crash. A start makes them anew.
@@ -116,21 +129,23 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         .remove(&node.uid)
         .cannot(format!("remove the cgroups of the node `{id}`"))?;
     let trash = trash_name(&node.uid);
-    files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
-    rustix::fs::renameat(
-        &inner.nodes_dir,
-        id.native_name(),
-        &inner.nodes_dir,
-        trash.as_str(),
-    )
-    .cannot(&what)?;
-    files::sync(&inner.nodes_dir).cannot(&what)?;
+    if !lost {
+        files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
+        rustix::fs::renameat(
+            &inner.nodes_dir,
+            id.native_name(),
+            &inner.nodes_dir,
+            trash.as_str(),
+        )
+        .cannot(&what)?;
+        files::sync(&inner.nodes_dir).cannot(&what)?;
+    }
     inner.registry.remove(node);
     inner.ports.release(id, intent.ports.values());
     files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
-    if data == DataPolicy::Purge {
+    if data == DataPolicy::Purge && ours {
         site?.purge(&intent.owner, id, &node.uid)?;
-        if ours {
+        if !lost {
             inner.kept.forget(&kept)?;
         }
     }
@@ -173,11 +188,13 @@ pub(crate) fn leftovers(inner: &Inner, near: Option<&Path>) -> Result<BTreeMap<P
     all.retain(|path, _| is_near(path));
     let names = files::open_dir(&inner.config.data_path).and_then(files::names);
     for name in names.cannot(format!("read `{}`", inner.config.data_path.display()))? {
-        let path = inner.config.data_path.join(name);
+        let path = inner.config.data_path.join(&name);
         if is_near(&path)
             && let Ok(site) = Site::of(&inner.config, &path)
             && let Ok(Found::Marked(marker)) = site.look()
             && marker.owner == inner.install.owner
+            // A marker elsewhere than at its node's usual place may be a copy.
+            && name == *marker.node_id.as_str()
         {
             all.entry(path.clone()).or_insert(Kept {
                 node_id: marker.node_id,
@@ -197,9 +214,10 @@ pub(crate) fn leftovers(inner: &Inner, near: Option<&Path>) -> Result<BTreeMap<P
 pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
     let inner = Arc::clone(inner);
     blocking(move || {
-        let entry = |id: &NodeId, path: &Path, in_use: bool| {
+        let entry = |id: &NodeId, path: &Path, in_use: bool, ours: bool| {
             let site = Site::any(path);
-            let marked = matches!(site.check(&inner.install.owner, id), Ok(Found::Marked(_)));
+            let marked =
+                ours && matches!(site.check(&inner.install.owner, id), Ok(Found::Marked(_)));
             (marked || in_use).then(|| NodeData {
                 node_id: id.clone(),
                 location: path.to_string_lossy().into_owned(),
@@ -212,12 +230,15 @@ pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
             .registry
             .all()
             .iter()
-            .filter_map(|node| entry(&node.id, &node.now().intent.data_path, true))
+            .filter_map(|node| {
+                let intent = node.now().intent;
+                entry(&node.id, &intent.data_path, true, intent.data_marked)
+            })
             .collect();
         let left = leftovers(&inner, None)?;
         all.extend(
             left.values()
-                .filter_map(|it| entry(&it.node_id, &it.path, false)),
+                .filter_map(|it| entry(&it.node_id, &it.path, false, true)),
         );
         all.sort_by(|a, b| (&a.node_id, &a.location).cmp(&(&b.node_id, &b.location)));
         Ok(all)

@@ -68,7 +68,19 @@ impl NodeDir {
     pub(crate) fn create(nodes: impl AsFd, id: &NodeId) -> Result<Self> {
         let name = id.native_name();
         let context = format!("make the directory of the node `{id}`");
-        if !files::make_dir_at(&nodes, &name, 0o711).cannot(&context)? {
+        let made = match files::make_dir_at(&nodes, &name, 0o711) {
+            // The handle outlives what it was opened on.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(error(
+                    ErrorKind::Corrupt,
+                    "the agent's state directory is gone",
+                )
+                .with_source(e)
+                .with_hint("Somebody deleted it while the agent ran: end the nodes that still run by `grid rm ID`, then start the agent again, which makes a new one."));
+            }
+            other => other.cannot(&context)?,
+        };
+        if !made {
             if let Some(strange) = Self::open(&nodes, id).cannot(&context)?.stranger(id)? {
                 return Err(error(
                     ErrorKind::Corrupt,

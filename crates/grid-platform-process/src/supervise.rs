@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use grid_platform_api::{NodeId, Result};
+use grid_platform_api::{ErrorKind, NodeId, Result};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixStream, unix::pipe},
@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use crate::{
-    error::Context,
+    error::{Context, error},
     health, logs,
     node::{Node, Started},
     platform::Inner,
@@ -33,11 +33,11 @@ use crate::{
 /// How long a report of a start may take: the shim's first write to a disk that is busy.
 const REPORT_LIMIT: Duration = Duration::from_secs(60);
 
-/// How long a shim may take to greet: one write to a disk that is busy.
-const GREETING_LIMIT: Duration = Duration::from_secs(10);
-
 /// How long a shim may take to hear that its node is ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long a shim may take to greet who connects: one write to a disk that is busy. One that is halted never does.
+const GREETING_LIMIT: Duration = Duration::from_secs(10);
 
 /// How many of its last lines a failure shows.
 pub(crate) const TAIL: usize = 20;
@@ -98,15 +98,24 @@ async fn hear(weak: &Weak<Inner>, node: &Node, generation: u64, report: Option<O
         }
         let Some(inner) = weak.upgrade() else { return };
         // Read before the lock is looked at: what is free is final.
-        match inner.node_dir(&node.id).map(|dir| dir.try_lock()) {
-            // Gone with its directory, or without a shim.
-            Err(_) | Ok(Ok(Some(_))) => return,
-            Ok(Ok(None) | Err(_)) => {}
+        match NodeDir::open(&inner.nodes_dir, &node.id) {
+            Ok(dir) if matches!(dir.try_lock(), Ok(Some(_))) => return,
+            // Gone with its directory; not so where somebody deleted that of a node that runs.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !has_living_shim(node) => return,
+            // It has the lock, or nobody can tell: a lack of descriptors is no end.
+            Ok(_) | Err(_) => {}
         }
         drop(inner);
         sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
+}
+
+/// Whether the shim of the last record lives, by its number and start time.
+fn has_living_shim(node: &Node) -> bool {
+    node.now()
+        .record()
+        .is_some_and(|it| proc::is_running(it.shim_pid, it.shim_start))
 }
 
 async fn read_report(report: OwnedFd) -> Started {
@@ -209,26 +218,37 @@ pub(crate) async fn say_ready(dir: &NodeDir) -> bool {
     matches!(timeout(READY_LIMIT, say).await, Ok(Ok(true)))
 }
 
-/// Kills a shim that does not answer, and its program with it. `false` when nothing tells which process it is.
-pub(crate) fn kill(record: Option<&Record>) -> bool {
-    let Some(record) = record.filter(|it| it.boot_id == proc::boot_id()) else {
-        return false;
-    };
-    let pinned = Pinned::open(record.shim_pid);
-    // Looked at behind the handle: the number may be a stranger's.
-    match pinned.filter(|_| proc::is_running(record.shim_pid, record.shim_start)) {
-        Some(shim) => {
-            shim.kill();
-            true
-        }
-        None => false,
-    }
+/// The process of the shim that wrote the record, if it still runs.
+pub(crate) fn shim(record: Option<&Record>) -> Option<Pinned> {
+    let record = record.filter(|it| it.boot_id == proc::boot_id())?;
+    Pinned::of(record.shim_pid, record.shim_start)
 }
 
 impl Inner {
     /// The node's directory.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is gone.
     pub(crate) fn node_dir(&self, id: &NodeId) -> Result<NodeDir> {
-        NodeDir::open(&self.nodes_dir, id).cannot(format!("open the directory of the node `{id}`"))
+        match NodeDir::open(&self.nodes_dir, id) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(error(
+                ErrorKind::Corrupt,
+                format!(
+                    "the directory of the node `{id}` is gone from `{}`",
+                    self.config.state_dir.display()
+                ),
+            )
+            .with_source(e)
+            .with_hint(format!(
+                "Somebody deleted it while the agent ran: `grid rm {id}` ends what runs of the node."
+            ))),
+            other => other.cannot(format!("open the directory of the node `{id}`")),
+        }
+    }
+
+    /// Whether somebody deleted the node's directory.
+    pub(crate) fn lost_dir(&self, id: &NodeId) -> bool {
+        NodeDir::open(&self.nodes_dir, id).is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
     }
 
     /// Reads the record, and changes what is known with it, if the node is still at that start.

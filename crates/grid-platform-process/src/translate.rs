@@ -360,6 +360,18 @@ pub(crate) fn start_failure(intent: &Intent, stage: Option<Stage>, errno: i32) -
             FailureReason::BadProgramFormat,
             format!("`{program}` is not a program for this machine"),
         ),
+        (Some(Stage::Exec), libc::ELOOP) => (
+            FailureReason::BadProgramFormat,
+            format!("the program `{program}` is a circle of links or of interpreters"),
+        ),
+        (Some(Stage::Exec), libc::ETXTBSY) => (
+            FailureReason::NotExecutable,
+            format!("the program `{program}` is open for writing"),
+        ),
+        (Some(Stage::Exec), libc::E2BIG) => (
+            FailureReason::PlatformRefused,
+            "its arguments and environment, with their places filled in, are longer than the kernel takes".to_owned(),
+        ),
         (Some(Stage::Groups | Stage::Gid | Stage::Uid), _) => (
             FailureReason::UserUnavailable,
             format!("it cannot run as {user}: {why}"),

@@ -427,6 +427,9 @@ async fn an_upgrade_replaces_the_shims_file_and_no_running_shim() {
         (now.uid, now.pid, now.restarts),
         (node.uid.clone(), Some(pid), 0)
     );
+    let log = place.node_dir("a").join("log");
+    let said = |text: &str| fs::read_to_string(&log).unwrap() == text;
+    eventually("a line", || said("hello\n")).await;
     assert_eq!(platform.get_logs(&id("a"), 5).await.unwrap(), ["hello"]);
     // The old shim still does what it is for.
     kill_9(pid);
@@ -435,6 +438,7 @@ async fn an_upgrade_replaces_the_shims_file_and_no_running_shim() {
     })
     .await;
     assert_eq!((now.restarts, parent(now.pid.unwrap())), (1, shim));
+    eventually("the second line", || said("hello\nhello\n")).await;
     assert_eq!(
         platform.get_logs(&id("a"), 5).await.unwrap(),
         ["hello", "hello"]

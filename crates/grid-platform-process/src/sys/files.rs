@@ -50,6 +50,20 @@ pub(crate) fn open_dir_beneath(root: impl AsFd, path: &Path) -> io::Result<Owned
     }
 }
 
+/// A directory by its name in another one, on the same mount; not through a link.
+///
+/// # Errors
+/// EXDEV where something is mounted on it.
+fn open_dir_here(dir: impl AsFd, name: impl AsRef<OsStr>, flags: OFlags) -> io::Result<OwnedFd> {
+    let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    loop {
+        match fs::openat2(&dir, name.as_ref(), flags, Mode::empty(), how) {
+            Err(Errno::AGAIN) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
 /// Makes a directory; `false` when something of that name is there.
 pub(crate) fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<bool> {
     match fs::mkdirat(&dir, name.as_ref(), Mode::from_raw_mode(mode)) {
@@ -190,11 +204,11 @@ pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Deletes a directory and what is in it, through no link, with a bounded number of open handles whatever the depth:
+/// Deletes a directory and what is in it, through no link and in no other mount, with a bounded number of open handles whatever the depth:
 /// directories are moved up into the one that is deleted before they are emptied.
 pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
     let name = name.as_ref();
-    let top = match open_dir_at(&parent, name) {
+    let top = match open_dir_here(&parent, name, DIR) {
         Ok(top) => top,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
@@ -208,7 +222,7 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Res
         while let Some(dir) = dirs.pop() {
             // The owner may have taken his own right to look inside away.
             let _ = take_back(&top, &dir);
-            let inner = open_dir_at(&top, &dir)?;
+            let inner = open_dir_here(&top, &dir, DIR)?;
             dirs.extend(empty_out(&inner, &top, &mut moved)?);
             fs::unlinkat(&top, dir.as_os_str(), AtFlags::REMOVEDIR)?;
         }
@@ -217,11 +231,11 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Res
     Ok(())
 }
 
-/// Gives the owner of a directory all rights in it. Never through a link: the user whose data is deleted may put one
+/// Gives the owner of a directory all rights in it. Never through a link or in another mount: the user whose data is deleted may put one
 /// there at any moment, and it would be another's file that changes.
 fn take_back(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = fs::openat(dir, name.as_ref(), flags, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let handle = open_dir_here(dir, name, flags)?;
     // A handle that may not read is no use to fchmod(2).
     let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
     Ok(fs::chmod(path, Mode::from_raw_mode(0o700))?)

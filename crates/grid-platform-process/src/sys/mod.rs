@@ -2,5 +2,6 @@
 
 pub(crate) mod exec;
 pub(crate) mod files;
+pub(crate) mod mounts;
 pub(crate) mod proc;
 pub(crate) mod users;

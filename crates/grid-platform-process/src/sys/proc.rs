@@ -112,10 +112,21 @@ impl Pinned {
         pidfd_open(pid, PidfdFlags::empty()).ok().map(Self)
     }
 
+    /// Pins the process with this number and start time, if it runs.
+    pub(crate) fn of(pid: u32, start: u64) -> Option<Self> {
+        let pinned = Self::open(pid)?;
+        is_running(pid, start).then_some(pinned)
+    }
+
     /// Kills it.
     pub(crate) fn kill(&self) {
+        self.send(Signal::KILL);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn send(&self, signal: Signal) {
         // It may be gone already.
-        let _ = pidfd_send_signal(&self.0, Signal::KILL);
+        let _ = pidfd_send_signal(&self.0, signal);
     }
 
     /// Waits until it has ended; `false` when `deadline` passes first.

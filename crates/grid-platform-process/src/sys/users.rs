@@ -24,17 +24,21 @@ pub(crate) fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// The number that stands for "leave it as it is" in setuid(2) and chown(2), and is nobody's.
+const NOBODYS: u32 = u32::MAX;
+
 /// Finds a user and group by name or number. `None`: there is no such user or group.
 pub(crate) fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
     let by_name = User::from_name(&run_as.user)?;
-    let user = match (by_name, run_as.user.parse().ok()) {
+    let number = |text: &str| text.parse().ok().filter(|it| *it != NOBODYS);
+    let user = match (by_name, number(&run_as.user)) {
         (Some(user), _) => Some(user),
         (None, Some(uid)) => User::from_uid(Uid::from_raw(uid))?,
         (None, None) => return Ok(None),
     };
     let group = match &run_as.group {
         None => None,
-        Some(name) => match (Group::from_name(name)?, name.parse().ok()) {
+        Some(name) => match (Group::from_name(name)?, number(name)) {
             (Some(group), _) => Some(group.gid.as_raw()),
             (None, Some(gid)) => Some(gid),
             (None, None) => return Ok(None),
@@ -93,5 +97,10 @@ mod tests {
         check("4242424", Some("0"), Some((4_242_424, 0, false)));
         check("no-such-user", None, None);
         check("root", Some("no-such-group"), None);
+        // What changes nobody is nobody, not everybody.
+        check("4294967295", None, None);
+        check("root", Some("4294967295"), None);
+        check("-1", None, None);
+        check("4294967296", None, None);
     }
 }

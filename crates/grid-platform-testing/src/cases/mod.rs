@@ -6,6 +6,7 @@ mod environment;
 mod errors;
 mod events;
 mod health;
+mod hostile;
 mod identity;
 mod limits;
 mod list;
@@ -43,6 +44,7 @@ pub(crate) const ALL: &[&[Case]] = &[
     environment::CASES,
     concurrency::CASES,
     errors::CASES,
+    hostile::CASES,
 ];
 
 /// Makes the table of a file from the names of its functions, each with what it needs.

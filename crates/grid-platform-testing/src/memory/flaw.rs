@@ -49,4 +49,8 @@ pub enum Flaw {
     NotSerial,
     /// A stop waits until a spawn in flight has ended by itself.
     StopWaitsForSpawn,
+    /// Requests are not checked.
+    TakesWhatIsMalformed,
+    /// A memory limit beyond the host's memory is taken.
+    PromisesAnyMemory,
 }

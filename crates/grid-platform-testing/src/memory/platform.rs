@@ -358,6 +358,21 @@ fn superseded(id: &NodeId) -> Error {
     )
 }
 
+/// How much memory the simulated host has, in MiB.
+const HOST_MEMORY_MB: u64 = 1 << 20;
+
+/// Refuses a limit that the host could never reach.
+fn check_memory(config: &SpawnConfig) -> Result<()> {
+    match config.memory_limit_mb.filter(|mb| *mb > HOST_MEMORY_MB) {
+        Some(mb) => Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("`memory_limit_mb` is {mb}, and the host has {HOST_MEMORY_MB} MiB"),
+        )
+        .with_hint("Lower `memory_limit_mb`, or leave it out for no limit.")),
+        None => Ok(()),
+    }
+}
+
 /// Refuses what the capabilities do not list.
 fn check_supported(config: &SpawnConfig) -> Result<()> {
     let asked = [
@@ -429,8 +444,13 @@ impl Platform for MemoryPlatform {
     async fn spawn_node(&self, config: SpawnConfig) -> Result<SpawnedNode> {
         let id = config.node_id.clone();
         let spawned = async {
-            config.validate()?;
+            if !self.store.has(Flaw::TakesWhatIsMalformed) {
+                config.validate()?;
+            }
             check_supported(&config)?;
+            if !self.store.has(Flaw::PromisesAnyMemory) {
+                check_memory(&config)?;
+            }
             let work = async {
                 self.want(config)?;
                 self.become_ready(&id).await

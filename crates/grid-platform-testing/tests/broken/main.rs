@@ -173,6 +173,18 @@ broken! {
         a_remove_supersedes_a_spawn_in_flight
     ]
 
+    takes_what_is_malformed flawed(Flaw::TakesWhatIsMalformed) [
+        hostile_storage_paths_are_refused
+        hostile_programs_are_refused
+        hostile_environments_arguments_and_labels_are_refused
+        hostile_secrets_are_refused
+        hostile_users_are_refused
+        an_invalid_request_leaves_nothing
+    ]
+    promises_any_memory flawed(Flaw::PromisesAnyMemory) [
+        memory_of_none_or_beyond_the_machine_is_refused
+    ]
+
     has_a_new_owner_each_time wrapped(How::NewOwnerEachTime) [
         the_owner_stays_the_same_over_a_reopen
     ]
@@ -273,6 +285,9 @@ broken! {
     ]
     errors_to_retry_for_ever wrapped(How::ErrorsToRetry) [
         errors_say_whether_a_retry_can_help
+    ]
+    cuts_paths_at_spaces wrapped(How::CutsPathsAtSpaces) [
+        a_path_with_spaces_and_letters_of_the_world_is_used
     ]
     takes_what_it_cannot_do wrapped(How::IgnoresLimits) [
         what_the_platform_cannot_do_is_unsupported

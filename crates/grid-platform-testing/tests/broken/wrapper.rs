@@ -39,6 +39,7 @@ pub(crate) enum How {
     AllocatesAskedPorts,
     RestartsAnyEnd,
     IgnoresTheUser,
+    CutsPathsAtSpaces,
     LosesTheEnvironment,
     LosesTheArguments,
     LosesExits,
@@ -130,6 +131,12 @@ impl Platform for Broken {
             How::AllocatesAskedPorts => config.ports.values_mut().for_each(|port| *port = 0),
             How::RestartsAnyEnd => config.restart.mode = RestartMode::Always,
             How::IgnoresTheUser => config.run_as = None,
+            How::CutsPathsAtSpaces => {
+                if let Some(path) = &mut config.storage_path {
+                    let text = path.to_string_lossy().into_owned();
+                    *path = text.split(' ').next().unwrap_or_default().into();
+                }
+            }
             How::LosesTheEnvironment => config.env.clear(),
             How::LosesTheArguments => {
                 if let Program::Binary { args, .. } = &mut config.program {
