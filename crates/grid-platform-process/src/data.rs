@@ -327,7 +327,11 @@ impl Site {
     pub(crate) fn missing_parents(&self) -> usize {
         let Ok(root) = self.open_root() else { return 0 };
         self.parents()
-            .take_while(|it| files::open_dir_beneath(&root, it).is_err())
+            .take_while(|it| {
+                // A link or a file in the way is somebody's, and so is what takes its place later.
+                files::open_dir_beneath(&root, it)
+                    .is_err_and(|e| e.kind() == io::ErrorKind::NotFound)
+            })
             .count()
     }
 
