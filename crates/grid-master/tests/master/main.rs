@@ -13,5 +13,6 @@ mod events;
 mod fencing;
 mod lifecycle;
 mod logs;
+mod metrics;
 mod real_agent;
 mod support;
