@@ -170,7 +170,8 @@ impl Record {
         let mut record = Record::default();
         let mut known = false;
         let mut stated = false;
-        for line in text.lines() {
+        // Not `lines()`, which takes a carriage return at a value's end for a part of the line's.
+        for line in text.split_terminator('\n') {
             let (key, value) = line.split_once('=')?;
             match key {
                 "version" => known = value == VERSION,
@@ -347,6 +348,17 @@ mod tests {
             (record.state, record.uid.as_str()),
             (State::Backoff, "xstate=failed")
         );
+    }
+
+    #[test]
+    fn a_carriage_return_stays_with_its_value() {
+        let mut file = vec![0; FILE];
+        let record = Record {
+            uid: "u\r".to_owned(),
+            ..full()
+        };
+        put(&mut file, &record, 2);
+        assert_eq!(read(&file).unwrap().record, record);
     }
 
     #[test]
