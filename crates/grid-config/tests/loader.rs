@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use grid_config::{ConfigError, Environment, Loaded, Loader, Source};
+use proptest::{option::of, prelude::*};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -121,6 +122,54 @@ fn later_layers_win_key_by_key() {
         loaded.sources.of("agent.max_storage_nodes").to_string(),
         "the flag `--max`"
     );
+}
+
+proptest! {
+    #[test]
+    fn the_topmost_layer_that_has_a_value_decides_it(
+        max in [of(any::<u32>()), of(any::<u32>()), of(any::<u32>())],
+        platform in [of("[\\PC&&[^'\"]]{1,20}"), of("[\\PC&&[^'\"]]{1,20}")],
+    ) {
+        let [file_max, variable_max, flag_max] = max;
+        let [file_platform, variable_platform] = platform;
+        let mut file = "[agent]\n".to_owned();
+        if let Some(max) = file_max {
+            file += &format!("max_storage_nodes = {max}\n");
+        }
+        if let Some(platform) = &file_platform {
+            file += &format!("platform = '{platform}'\n");
+        }
+        let variable_max = variable_max.map(|max| max.to_string());
+        let flag_max = flag_max.map(|max| max.to_string());
+        let variables: Vec<(&str, &str)> = [
+            ("APP__AGENT__MAX_STORAGE_NODES", &variable_max),
+            ("PLATFORM", &variable_platform),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_deref()?)))
+        .collect();
+        let agent = load(&file, &variables, flag_max.as_deref()).unwrap().settings.agent;
+        let max = flag_max.or(variable_max).or(file_max.map(|max| max.to_string()));
+        prop_assert_eq!(agent.max_storage_nodes.to_string(), max.unwrap_or("0".into()));
+        // A text is taken to the letter, whatever else it could be read as.
+        prop_assert_eq!(agent.platform, variable_platform.or(file_platform).unwrap_or("process".into()));
+        prop_assert_eq!((agent.agent_id, agent.labels.len(), agent.log_format), (None, 0, Format::Text));
+    }
+
+    #[test]
+    fn hostile_settings_are_loaded_or_refused_in_words(
+        file in "(\\[(agent|storage|agnet)\\]\n)?((labels|max_storage_nodes|x)( = ['\"{}\\[\\]0-9a-z.,=-]{0,20}\n)?)?\\PC{0,10}",
+        key in "[A-Z_]{0,20}",
+        value in "[^\\x00]{0,40}",
+    ) {
+        let name = format!("APP__{key}");
+        let labels = ("APP__AGENT__LABELS", value.as_str());
+        if let Err(error) = load(&file, &[(&name, &value), labels], Some(&value)) {
+            let message = error.to_string();
+            prop_assert!(!message.is_empty() && !message.ends_with('.'), "{}", message);
+            prop_assert!(!message.contains(char::is_control), "{:?}", message);
+        }
+    }
 }
 
 #[test]

@@ -280,8 +280,11 @@ fn spread(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, option::of, prelude::*};
+
     use super::*;
 
+    #[derive(Debug)]
     struct Agent {
         id: &'static str,
         ready: bool,
@@ -346,6 +349,82 @@ mod tests {
             assert!(e.hint().is_some(), "{e}");
             format!("{}: {e}", e.kind())
         })
+    }
+
+    fn any_agent() -> impl Strategy<Value = Agent> {
+        (
+            prop_oneof![Just("a"), Just("b"), Just("c"), Just("d")],
+            (
+                any::<bool>(),
+                prop::bool::weighted(0.3),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+            (0usize..6, 0u32..6),
+            (0u64..300, 0u64..300),
+        )
+            .prop_map(
+                |(id, (ready, cordoned, zone, images), (nodes, max), memory)| {
+                    let mut agent = Agent {
+                        ready,
+                        cordoned,
+                        nodes,
+                        max,
+                        memory,
+                        ..agent(id)
+                    };
+                    agent.capabilities.image_programs = images;
+                    if zone {
+                        agent.labels.insert("zone".into(), "a".into());
+                    }
+                    agent
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn who_is_chosen_can_take_it_and_nobody_better_could(
+            agents in vec(any_agent(), 0..8),
+            (zone, image) in (any::<bool>(), any::<bool>()),
+            memory_mb in of(1u64..300),
+            named in of(prop_oneof![Just("a"), Just("b"), Just("x")]),
+        ) {
+            // The master knows one agent of each name.
+            let agents: BTreeMap<&str, Agent> = agents.into_iter().map(|a| (a.id, a)).collect();
+            let agents: Vec<Agent> = agents.into_values().collect();
+            let labels = zone.then(|| ("zone".to_owned(), "a".to_owned())).into_iter().collect();
+            let program = if image { ProgramKind::Image } else { ProgramKind::Default };
+            let request = Request { agent: named, program, memory_mb, ..request(&labels) };
+            let fits = |a: &Agent| {
+                named.is_none_or(|name| name == a.id)
+                    && a.ready
+                    && !a.cordoned
+                    && (!zone || a.labels.contains_key("zone"))
+                    && (!image || a.capabilities.image_programs)
+                    && (a.max == 0 || a.nodes < a.max as usize)
+                    && (a.memory.0 == 0 || memory_mb.unwrap_or(0) + a.memory.1 <= a.memory.0 || memory_mb.is_none())
+            };
+            let chosen = run(&agents, &request);
+            let fitting: Vec<&Agent> = agents.iter().filter(|a| fits(a)).collect();
+            match &chosen {
+                Err(_) => prop_assert!(fitting.is_empty()),
+                Ok(id) => {
+                    let taken = |a: &Agent| if a.max == 0 { a.nodes as f64 / f64::from(u32::MAX) } else { a.nodes as f64 / f64::from(a.max) };
+                    let best = fitting.iter().find(|a| a.id == id);
+                    prop_assert!(best.is_some(), "{id} cannot take it");
+                    let best = taken(best.unwrap());
+                    for other in &fitting {
+                        prop_assert!(best <= taken(other) + 1e-12, "{} has more room than {id}", other.id);
+                    }
+                }
+            }
+            // Who asks first makes no difference.
+            let mut reversed = agents;
+            reversed.reverse();
+            let again = run(&reversed, &request);
+            prop_assert_eq!(again.ok(), chosen.ok());
+        }
     }
 
     #[test]

@@ -228,9 +228,111 @@ pub(crate) fn withhold(settings: &mut NodeSettings) -> Secrets {
 
 #[cfg(test)]
 mod tests {
-    use grid_platform_api::{ReadyMode, RestartMode};
+    use grid_platform_api::{ReadyMode, RestartMode, RestartPolicy, RunAs, StopPolicy};
+    use proptest::{
+        collection::{btree_map, vec},
+        option::of,
+        prelude::*,
+    };
 
     use super::*;
+
+    fn any_settings() -> impl Strategy<Value = NodeSettings> {
+        let limits = (
+            of(1u64..9),
+            of(1u64..9),
+            of(1u32..9),
+            of(1u32..9),
+            of(1u64..9),
+        );
+        let texts = || btree_map("[A-Z][A-Z0-9]{0,3}", "\\PC{0,9}", 0..3);
+        let programs = (
+            of("/[a-z]{1,9}"),
+            of("[a-z]{1,9}:[0-9]"),
+            of(vec("[a-z]{0,9}", 0..3)),
+        );
+        let policies = (
+            of(prop_oneof![
+                Just(RestartMode::Never),
+                Just(RestartMode::Always)
+            ]),
+            of((0u64..9000).prop_map(|ms| StopPolicy {
+                grace: std::time::Duration::from_millis(ms),
+                ..StopPolicy::default()
+            })),
+            of(Just(ReadyMode::Started)),
+            of(Just(HealthCheck::http("/h"))),
+            of("[a-z]{1,8}"),
+        );
+        let ports = (
+            of(2000u16..),
+            of(btree_map("[a-z]{1,4}", 2000u16.., 0..3)),
+            any::<bool>(),
+        );
+        (
+            ports,
+            limits,
+            programs,
+            policies,
+            (of(texts()), of(btree_map("[a-z]{1,4}", "[a-z]{0,4}", 0..3))),
+        )
+            .prop_map(
+                |(ports, limits, programs, policies, (env, labels))| NodeSettings {
+                    port: ports.0,
+                    ports: ports.1,
+                    bind_address: ports.2.then(|| "::1".parse().unwrap()),
+                    storage_size_mb: limits.0,
+                    memory_limit_mb: limits.1,
+                    cpu_limit_millis: limits.2,
+                    pids_limit: limits.3,
+                    open_files_limit: limits.4,
+                    image: programs.1.filter(|_| programs.0.is_none()),
+                    binary: programs.0,
+                    args: programs.2,
+                    restart: policies.0.map(RestartPolicy::from),
+                    stop: policies.1,
+                    ready: policies.2,
+                    health: policies.3,
+                    run_as: policies.4.map(|user| RunAs { user, group: None }),
+                    env,
+                    labels,
+                    ..NodeSettings::default()
+                },
+            )
+    }
+
+    proptest! {
+        #[test]
+        fn settings_are_the_same_in_json_in_a_request_and_after_an_update(settings in any_settings()) {
+            let json = serde_json::to_string(&settings).unwrap();
+            prop_assert_eq!(&serde_json::from_str::<NodeSettings>(&json).unwrap(), &settings);
+            prop_assert_eq!(&merge(&settings, NodeSettings::default()).unwrap(), &settings);
+            prop_assert_eq!(&merge(&settings, settings.clone()).unwrap(), &settings);
+
+            let id = NodeId::new("n1").unwrap();
+            // Two ports of one number, say, are refused, and nothing else of these is.
+            let Ok(config) = spawn_config(&id, &settings, &defaults()) else {
+                let ports = settings.ports.unwrap_or_default();
+                let mut numbers: Vec<u16> = ports.values().copied().chain(settings.port).collect();
+                numbers.sort_unstable();
+                let count = numbers.len();
+                numbers.dedup();
+                prop_assert!(numbers.len() < count || settings.health.is_some() || ports.contains_key(MAIN_PORT));
+                return Ok(());
+            };
+            let sent: SpawnConfig = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+            prop_assert_eq!(&sent, &config);
+            prop_assert_eq!(sent.env, settings.env.unwrap_or_default());
+            prop_assert_eq!(sent.labels, settings.labels.unwrap_or_default());
+            prop_assert_eq!(sent.run_as, settings.run_as);
+            prop_assert_eq!(sent.restart, settings.restart.unwrap_or_default());
+            prop_assert_eq!(sent.stop, settings.stop.unwrap_or_default());
+            prop_assert_eq!(
+                (sent.storage_size_mb, sent.memory_limit_mb, sent.cpu_limit_millis, sent.pids_limit, sent.open_files_limit),
+                (settings.storage_size_mb, settings.memory_limit_mb, settings.cpu_limit_millis, settings.pids_limit, settings.open_files_limit)
+            );
+        }
+    }
 
     fn settings(json: serde_json::Value) -> NodeSettings {
         serde_json::from_value(json).unwrap()

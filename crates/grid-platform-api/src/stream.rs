@@ -169,7 +169,40 @@ pub enum NodeEvent {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn cursor() -> impl Strategy<Value = LogCursor> {
+        prop_oneof![
+            Just(LogCursor::Start),
+            Just(LogCursor::End),
+            any::<usize>().prop_map(LogCursor::Tail),
+            (any::<i32>(), 0..1_000_000_000)
+                .prop_map(|(s, ns)| { LogCursor::Since(Timestamp::new(s.into(), ns).unwrap()) }),
+            "\\PC{0,40}".prop_map(|text| LogCursor::After(LogPosition::new(text))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_cursor_is_read_as_it_was_written(cursor in cursor()) {
+            prop_assert_eq!(cursor.to_string().parse::<LogCursor>().unwrap(), cursor);
+        }
+
+        #[test]
+        fn a_hostile_cursor_is_refused_in_one_line(text in "(tail:|since:|)[\\x00-\\x{2fff}]{0,200}") {
+            match text.parse::<LogCursor>() {
+                Ok(cursor) => prop_assert_eq!(cursor.to_string().parse::<LogCursor>().unwrap(), cursor),
+                Err(error) => {
+                    prop_assert!(error.hint().is_some());
+                    let message = error.to_string();
+                    prop_assert!(!message.contains(char::is_control), "{:?}", message);
+                    prop_assert!(message.len() < 1000);
+                }
+            }
+        }
+    }
 
     #[test]
     fn cursors_round_trip() {

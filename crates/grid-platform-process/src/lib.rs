@@ -43,6 +43,8 @@ mod removal;
 #[allow(dead_code, reason = "the shim uses the other half")]
 #[path = "../shim/shared/mod.rs"]
 mod shared;
+#[cfg(all(test, target_os = "linux"))]
+mod shared_properties;
 #[cfg(target_os = "linux")]
 mod store;
 #[cfg(target_os = "linux")]

@@ -210,6 +210,28 @@ proptest! {
     }
 
     #[test]
+    fn digests_outlive_the_wire_and_tell_requests_apart(one in config(), other in config(), first in any::<[u8; 32]>()) {
+        let key = DigestKey::from_bytes(first);
+        let digest = Digest::of(&one, &key);
+        let wish = Wish { node_id: one.node_id.clone(), generation: 1, want: Want::Running(Box::new(one.clone())) };
+        let Want::Running(sent) = Wish::try_from(v1::DesiredNode::from(&wish)).unwrap().want else {
+            return Err(TestCaseError::fail("another wish"));
+        };
+        prop_assert_eq!(&Digest::of(&sent, &key), &digest);
+        prop_assert!(sent.same_request(&one, &digest, &key));
+        prop_assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest.clone());
+        // No settings of adapters are among these, and nothing else is left out.
+        prop_assert_eq!(one == other, digest == Digest::of(&other, &key));
+        let mut renamed = one.clone();
+        renamed.labels.insert("digest".into(), "another".into());
+        prop_assert_ne!(&Digest::of(&renamed, &key), &digest);
+        let mut other_key = first;
+        other_key[0] ^= 1;
+        let under_another = Digest::of(&one, &DigestKey::from_bytes(other_key));
+        prop_assert_eq!(one.secrets.is_empty(), under_another == digest);
+    }
+
+    #[test]
     fn observations(node in node(), managed in any::<bool>()) {
         let observation = Observation { node, managed };
         let wire = v1::NodeObserved::from(&observation);

@@ -71,7 +71,23 @@ impl fmt::Display for Key {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_key_is_text_within_bounds_and_nothing_else(text in "[\\x00-\\x{2fff}]{0,400}") {
+            let fits = (1..=MAX_KEY_BYTES).contains(&text.len()) && !text.contains(char::is_control);
+            match Key::new(text.clone()) {
+                Ok(key) => prop_assert!(fits && key.as_str() == text),
+                Err(error) => {
+                    prop_assert!(!fits);
+                    prop_assert!(!error.to_string().contains(char::is_control));
+                }
+            }
+        }
+    }
 
     #[test]
     fn grammar() {

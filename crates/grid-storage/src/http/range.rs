@@ -87,7 +87,41 @@ pub(crate) fn write_condition(
 
 #[cfg(test)]
 mod tests {
+    use proptest::{option::of, prelude::*};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_range_is_what_it_leaves_of_the_bytes(
+            size in 0usize..40,
+            first in of(0usize..50),
+            last in of(0usize..50),
+        ) {
+            let text = |number: Option<usize>| number.map(|n| n.to_string()).unwrap_or_default();
+            let header = format!("bytes={}-{}", text(first), text(last));
+            let bytes: Vec<usize> = (0..size).collect();
+            let wanted: Vec<usize> = match (first, last) {
+                (Some(first), last) => bytes
+                    .iter()
+                    .copied()
+                    .filter(|at| (first..=last.unwrap_or(size)).contains(at))
+                    .collect(),
+                (None, Some(count)) => bytes.iter().rev().take(count).rev().copied().collect(),
+                (None, None) => Vec::new(),
+            };
+            let backwards = matches!((first, last), (Some(first), Some(last)) if last < first);
+            match parse_range(&header, size as u64) {
+                Span::Whole => prop_assert!(backwards || (first, last) == (None, None)),
+                Span::Unsatisfiable => prop_assert!(wanted.is_empty() && !backwards),
+                Span::Part(from, to) => {
+                    let part = &bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()];
+                    prop_assert!(!part.is_empty());
+                    prop_assert_eq!(part, wanted);
+                }
+            }
+        }
+    }
 
     #[test]
     fn ranges() {
