@@ -7,6 +7,7 @@
 
 mod bench;
 mod fail;
+mod fuzz;
 mod needs;
 mod sh;
 mod test;
@@ -31,6 +32,8 @@ enum Task {
     Test(test::Args),
     /// Measure the grid beside its peers, in a release build.
     Bench(bench::Args),
+    /// Run the fuzz targets, each under what libFuzzer makes up.
+    Fuzz(fuzz::Args),
     /// What tests need from outside: bring it up, take it down, look.
     Testbed(testbed::Args),
     /// Check what the compiler does not: lints, edges, sizes, licences, feature sets, documents.
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().task {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Testbed(args) => testbed::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

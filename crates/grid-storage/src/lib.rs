@@ -6,6 +6,8 @@ mod config;
 mod content;
 mod dir;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod index;
 mod journal;

@@ -1,5 +1,6 @@
 //! Programs from outside that tests start.
 
+mod crates;
 mod pypi;
 
 use std::fmt;
@@ -27,6 +28,8 @@ pub(crate) struct Need {
 enum Source {
     /// Debian's package.
     Debian(&'static str),
+    /// A program of crates.io at this version, built into the user's cache.
+    Crates(&'static str),
     /// Packages of PyPI, in an environment of their own in the user's cache.
     PyPi(pypi::Environment),
 }
@@ -64,6 +67,22 @@ pub(crate) const PEERS: &[Need] = &[Need {
     in_test_names: "supervisord",
 }];
 
+/// What `cargo xtask fuzz` runs.
+pub(crate) const CARGO_FUZZ: Need = Need {
+    name: "cargo-fuzz",
+    program: "cargo-fuzz",
+    source: Source::Crates("0.13.2"),
+    in_test_names: "",
+};
+
+/// What libFuzzer is compiled by.
+pub(crate) const CXX: Need = Need {
+    name: "g++",
+    program: "c++",
+    source: Source::Debian("g++"),
+    in_test_names: "",
+};
+
 /// Whether a need is met.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Met {
@@ -94,6 +113,10 @@ impl Need {
         let not_on_path = format!("`{}` is not on PATH", self.program);
         match &self.source {
             Source::Debian(_) => Met::Missing(not_on_path),
+            Source::Crates(version) => match crates::find(self.program, version) {
+                Ok(place) => Met::Found(place),
+                Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
+            },
             Source::PyPi(environment) => match environment.find(self.program) {
                 Ok(place) => Met::Found(place),
                 Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
@@ -108,6 +131,7 @@ impl Need {
                 let name = self.program;
                 format!("Install `{name}` with your system's package manager.")
             }
+            Source::Crates(_) => format!("Run `cargo install {}`.", self.name),
             Source::PyPi(_) => format!("Run `cargo xtask testbed up {}`.", self.name),
         }
     }
@@ -120,6 +144,7 @@ impl Need {
         }
         let got = match &self.source {
             Source::Debian(package) => debian(package),
+            Source::Crates(version) => crates::make(self.program, version),
             Source::PyPi(environment) => environment.make(),
         };
         match got {

@@ -2,9 +2,9 @@
 
 mod auth;
 mod download;
-mod range;
+pub(crate) mod range;
 mod reply;
-mod target;
+pub(crate) mod target;
 mod upload;
 
 use std::convert::Infallible;
