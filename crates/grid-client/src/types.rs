@@ -503,6 +503,7 @@ pub struct NodeFilter {
 #[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// Where to begin: `start`, `end`, `tail:N`, `since:TIME`, `after:POSITION`; left out: `tail:100`.
+    #[param(pattern = "^(start|end|tail:[0-9]{1,9}|since:.+|after:.+)$")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
     /// Go on with what is written later.

@@ -67,7 +67,7 @@ pub(super) async fn list(
 /// Deletes the data of a node that was removed.
 #[utoipa::path(
     delete, path = "/api/grid/data/{id}", tag = "data", operation_id = "purgeData",
-    params(("id" = String, Path, description = "The node's id"), DataQuery),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id"), DataQuery),
     responses(
         (status = 204),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),

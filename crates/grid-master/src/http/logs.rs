@@ -27,7 +27,7 @@ const TAIL: usize = 100;
 /// A node's log, a JSON value per line: lines, gaps, and an error if it breaks off.
 #[utoipa::path(
     get, path = "/api/grid/nodes/{id}/logs", tag = "nodes", operation_id = "getLogs",
-    params(("id" = String, Path, description = "The node's id"), LogQuery),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id"), LogQuery),
     responses(
         (status = 200, body = LogRecord, content_type = "application/x-ndjson"),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),

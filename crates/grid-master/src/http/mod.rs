@@ -2,6 +2,7 @@
 
 mod agents;
 mod data;
+mod document;
 mod events;
 mod extract;
 mod logs;
@@ -108,7 +109,9 @@ pub(crate) fn openapi() -> String {
         }
     }
     // Texts, numbers and maps of texts: it always has a JSON form.
-    serde_json::to_string(&api).unwrap_or_default()
+    let mut document = serde_json::to_value(&api).unwrap_or_default();
+    document::finish(&mut document);
+    document.to_string()
 }
 
 /// OpenAPI wants a description of every response, also of those that need none.

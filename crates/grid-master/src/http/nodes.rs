@@ -26,6 +26,7 @@ fn shown(app: &App, id: &NodeId) -> Result<Json<Node>, ApiError> {
     post, path = "/api/grid/spawn", tag = "nodes", operation_id = "spawnNode",
     request_body = SpawnRequest,
     params(("Idempotency-Key" = Option<String>, Header,
+        pattern = "^[!-~]([ -~]{0,253}[!-~])?$",
         description = "The same key with the same body gets the same answer for 24 hours")),
     responses(
         (status = 201, body = Node, description = "It is made"),
@@ -73,7 +74,7 @@ pub(super) async fn list(
 /// One node.
 #[utoipa::path(
     get, path = "/api/grid/nodes/{id}", tag = "nodes", operation_id = "getNode",
-    params(("id" = String, Path, description = "The node's id")),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
     responses(
         (status = 200, body = Node),
         (status = "4XX", body = ErrorBody),
@@ -90,7 +91,7 @@ pub(super) async fn get(
 /// Gives a node other settings; its id, agent, data and ports stay.
 #[utoipa::path(
     put, path = "/api/grid/nodes/{id}", tag = "nodes", operation_id = "updateNode",
-    params(("id" = String, Path, description = "The node's id")),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
     request_body = UpdateRequest,
     responses(
         (status = 200, body = Node),
@@ -110,7 +111,7 @@ pub(super) async fn update(
 /// Wishes that a node runs; one that has ended is tried again.
 #[utoipa::path(
     post, path = "/api/grid/nodes/{id}/start", tag = "nodes", operation_id = "startNode",
-    params(("id" = String, Path, description = "The node's id")),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
     responses(
         (status = 200, body = Node),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
@@ -128,7 +129,7 @@ pub(super) async fn start(
 /// Wishes that a node does not run; its record, ports and data stay.
 #[utoipa::path(
     post, path = "/api/grid/nodes/{id}/stop", tag = "nodes", operation_id = "stopNode",
-    params(("id" = String, Path, description = "The node's id")),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
     responses(
         (status = 200, body = Node),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
@@ -155,7 +156,7 @@ pub(super) struct RemoveQuery {
 /// Wishes that a node is gone. It leaves the list when its agent has acknowledged that.
 #[utoipa::path(
     delete, path = "/api/grid/nodes/{id}", tag = "nodes", operation_id = "removeNode",
-    params(("id" = String, Path, description = "The node's id"), RemoveQuery),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id"), RemoveQuery),
     responses(
         (status = 202, body = Node),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),
@@ -184,7 +185,7 @@ pub(super) async fn remove(
 /// What a node uses now.
 #[utoipa::path(
     get, path = "/api/grid/nodes/{id}/usage", tag = "nodes", operation_id = "getUsage",
-    params(("id" = String, Path, description = "The node's id")),
+    params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
     responses(
         (status = 200, body = Usage),
         (status = "4XX", body = ErrorBody), (status = "5XX", body = ErrorBody),

@@ -11,6 +11,7 @@ mod api;
 mod crash;
 mod events;
 mod fencing;
+mod fuzzing;
 mod lifecycle;
 mod logs;
 mod metrics;

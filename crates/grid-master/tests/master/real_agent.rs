@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 use crate::support::Grid;
 
 /// A running agent.
-struct RealAgent {
+pub(crate) struct RealAgent {
     stop: CancellationToken,
     task: JoinHandle<grid_platform_api::Result<()>>,
 }
 
 impl RealAgent {
-    fn start(grid: &Grid, world: &World, state: &Path) -> Self {
+    pub(crate) fn start(grid: &Grid, world: &World, state: &Path) -> Self {
         let mut settings = grid_agent::Settings::default();
         settings.agent.agent_id = Some("a".into());
         settings.agent.state_dir = Some(state.to_owned());
@@ -33,7 +33,7 @@ impl RealAgent {
         Self { stop, task }
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
     }
