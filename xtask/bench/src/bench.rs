@@ -10,13 +10,22 @@ use crate::Result;
 use crate::report::Row;
 use crate::stats::{self, Subject};
 
+/// How much of everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// Everything as small as it can be: to see that it runs, not how fast.
+    Quick,
+    Usual,
+    /// The long runs too.
+    Full,
+}
+
 /// A run of the bench.
 #[derive(Debug)]
 pub(crate) struct Bench {
     /// How often each thing that is measured in rounds is measured.
     pub(crate) rounds: usize,
-    /// Everything as small as it can be: to see that it runs, not how fast.
-    quick: bool,
+    size: Size,
     group: &'static str,
     /// Programs from outside by their names: where they are, or why they are not.
     programs: BTreeMap<String, std::result::Result<PathBuf, String>>,
@@ -26,12 +35,12 @@ impl Bench {
     /// A run.
     pub(crate) fn new(
         rounds: usize,
-        quick: bool,
+        size: Size,
         programs: BTreeMap<String, std::result::Result<PathBuf, String>>,
     ) -> Self {
         Self {
             rounds,
-            quick,
+            size,
             group: "",
             programs,
         }
@@ -39,7 +48,7 @@ impl Bench {
 
     #[cfg(test)]
     pub(crate) fn of_rounds(rounds: usize) -> Self {
-        Self::new(rounds, true, BTreeMap::new())
+        Self::new(rounds, Size::Quick, BTreeMap::new())
     }
 
     /// Turns to a group.
@@ -49,7 +58,16 @@ impl Bench {
 
     /// The first, or in a quick run the second.
     pub(crate) fn sized<T>(&self, full: T, quick: T) -> T {
-        if self.quick { quick } else { full }
+        if self.size == Size::Quick {
+            quick
+        } else {
+            full
+        }
+    }
+
+    /// Whether the long runs are asked for.
+    pub(crate) fn is_full(&self) -> bool {
+        self.size == Size::Full
     }
 
     /// Where a program from outside is, or why it is not there: lower case, no full stop.

@@ -8,6 +8,8 @@ use crate::Result;
 /// A connection.
 pub(crate) struct Connection<S = TcpStream> {
     stream: BufReader<S>,
+    /// Header lines that go with every request.
+    headers: String,
 }
 
 impl Connection {
@@ -24,24 +26,76 @@ impl<S: Read + Write> Connection<S> {
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream: BufReader::new(stream),
+            headers: String::new(),
         }
+    }
+
+    /// Sends this token with every request.
+    pub(crate) fn bearer(mut self, token: &str) -> Self {
+        self.headers = format!("authorization: Bearer {token}\r\n");
+        self
     }
 
     /// Sends a request and returns the answer's body; an answer other than 2xx is an error.
     pub(crate) fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>> {
-        let mut request = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n",
-            body.len()
-        )
-        .into_bytes();
+        let mut request = self.head(method, path, body.len() as u64);
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
+        let (status, length) = self.answer()?;
+        let mut body = vec![0; usize::try_from(length)?];
+        self.stream.read_exact(&mut body)?;
+        accepted(method, path, &status)?;
+        Ok(body)
+    }
+
+    /// Sends a body of so many bytes as it is written.
+    pub(crate) fn upload(
+        &mut self,
+        path: &str,
+        length: u64,
+        write: impl FnOnce(&mut S) -> Result<()>,
+    ) -> Result<()> {
+        let head = self.head("PUT", path, length);
+        self.stream.get_mut().write_all(&head)?;
+        write(self.stream.get_mut())?;
+        let (status, length) = self.answer()?;
+        std::io::copy(&mut (&mut self.stream).take(length), &mut std::io::sink())?;
+        accepted("PUT", path, &status)
+    }
+
+    /// Reads a body of so many bytes as it comes.
+    pub(crate) fn download(
+        &mut self,
+        path: &str,
+        length: u64,
+        read: impl FnOnce(&mut BufReader<S>) -> Result<()>,
+    ) -> Result<()> {
+        let head = self.head("GET", path, 0);
+        self.stream.get_mut().write_all(&head)?;
+        let (status, found) = self.answer()?;
+        accepted("GET", path, &status)?;
+        if found != length {
+            return Err(format!("GET {path} has {found} bytes, and not {length}").into());
+        }
+        read(&mut self.stream)
+    }
+
+    fn head(&self, method: &str, path: &str, length: u64) -> Vec<u8> {
+        format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{}content-length: {length}\r\n\r\n",
+            self.headers
+        )
+        .into_bytes()
+    }
+
+    /// The answer's status line, and the length of its body.
+    fn answer(&mut self) -> Result<(String, u64)> {
         let status = self.line()?;
         let mut length = 0;
         loop {
             let header = self.line()?;
             if header.is_empty() {
-                break;
+                return Ok((status, length));
             }
             if let Some((name, value)) = header.split_once(':')
                 && name.eq_ignore_ascii_case("content-length")
@@ -49,12 +103,6 @@ impl<S: Read + Write> Connection<S> {
                 length = value.trim().parse()?;
             }
         }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body)?;
-        if !status.starts_with("HTTP/1.1 2") {
-            return Err(format!("{method} {path} was answered by `{status}`").into());
-        }
-        Ok(body)
     }
 
     fn line(&mut self) -> Result<String> {
@@ -62,4 +110,11 @@ impl<S: Read + Write> Connection<S> {
         self.stream.read_line(&mut line)?;
         Ok(line.trim_end().to_owned())
     }
+}
+
+fn accepted(method: &str, path: &str, status: &str) -> Result<()> {
+    if status.starts_with("HTTP/1.1 2") {
+        return Ok(());
+    }
+    Err(format!("{method} {path} was answered by `{status}`").into())
 }

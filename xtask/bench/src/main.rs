@@ -5,12 +5,14 @@
     reason = "this is a command; it speaks to the terminal"
 )]
 
-#[allow(dead_code, reason = "for groups of other sizes and units")]
 mod bench;
+mod clients;
+mod control_plane;
 mod groups;
 mod http;
 mod lifecycle;
 mod machine;
+mod proc;
 mod process;
 #[allow(dead_code, reason = "for groups of many processes")]
 mod program;
@@ -28,7 +30,7 @@ use std::process::ExitCode;
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, ValueEnum};
 
-use bench::Bench;
+use bench::{Bench, Size};
 use groups::{GROUPS, Group};
 use machine::Machine;
 use report::{Report, Table};
@@ -38,7 +40,12 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Measures the grid beside its peers.
 #[derive(Debug, Parser)]
-#[command(name = "cargo xtask bench --", bin_name = "cargo xtask bench --")]
+#[command(
+    name = "cargo xtask bench --",
+    bin_name = "cargo xtask bench --",
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 struct Args {
     /// What is measured; everything when none is named.
     #[arg(value_name = "GROUP", value_parser = PossibleValuesParser::new(GROUPS.iter().map(|it| it.name)))]
@@ -49,6 +56,9 @@ struct Args {
     /// One round, and everything as small as it can be: shows that it runs, not how fast.
     #[arg(long)]
     quick: bool,
+    /// The long runs too, each many times the size of the usual ones.
+    #[arg(long, conflicts_with = "quick")]
+    full: bool,
     /// What standard output gets.
     #[arg(short, long, default_value = "markdown")]
     output: Output,
@@ -64,6 +74,22 @@ struct Args {
     /// Print the names of the programs from outside that the groups want, and measure nothing.
     #[arg(long, hide = true)]
     list_programs: bool,
+    #[command(subcommand)]
+    child: Option<Child>,
+}
+
+/// What this program is when a group starts it as a process of its own.
+#[derive(Debug, clap::Subcommand)]
+enum Child {
+    /// Simulated agents.
+    #[command(hide = true)]
+    Agents(control_plane::simulator::Args),
+    /// Followers of events.
+    #[command(hide = true)]
+    Followers(control_plane::followers::Args),
+    /// A storage server.
+    #[command(hide = true)]
+    StorageServer(storage::server::Args),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -92,6 +118,14 @@ fn main() -> ExitCode {
 
 /// Gives whether every group came to its end. A missed target is a result, not a failure.
 fn run(args: &Args) -> Result<bool> {
+    match &args.child {
+        Some(Child::Agents(args)) => return control_plane::simulator::serve(args).map(|()| true),
+        Some(Child::Followers(args)) => {
+            return control_plane::followers::serve(args).map(|()| true);
+        }
+        Some(Child::StorageServer(args)) => return storage::server::serve(args).map(|()| true),
+        None => {}
+    }
     let chosen = |group: &&Group| {
         args.groups.is_empty() || args.groups.iter().any(|name| name == group.name)
     };
@@ -113,7 +147,12 @@ fn run(args: &Args) -> Result<bool> {
         tables: Vec::new(),
     };
     let rounds = if args.quick { 1 } else { args.rounds as usize };
-    let mut bench = Bench::new(rounds, args.quick, programs(args));
+    let size = match (args.quick, args.full) {
+        (true, _) => Size::Quick,
+        (_, true) => Size::Full,
+        _ => Size::Usual,
+    };
+    let mut bench = Bench::new(rounds, size, programs(args));
     let mut whole = true;
     for group in groups {
         bench.enter(group.name);

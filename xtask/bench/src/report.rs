@@ -84,7 +84,7 @@ pub(crate) struct Row {
     unit: Unit,
     figures: Vec<f64>,
     not_run: Option<String>,
-    beside: Option<&'static str>,
+    beside: Option<String>,
     targets: Vec<Target>,
 }
 
@@ -107,8 +107,8 @@ impl Row {
     }
 
     /// Names the row of the same table whose median this one's is divided by.
-    pub(crate) fn beside(mut self, name: &'static str) -> Self {
-        self.beside = Some(name);
+    pub(crate) fn beside(mut self, name: impl Into<String>) -> Self {
+        self.beside = Some(name.into());
         self
     }
 
@@ -177,8 +177,8 @@ struct Beside {
 
 impl Table {
     fn beside(&self, row: &Row) -> Option<Beside> {
-        let name = row.beside?;
-        let at = self.rows.iter().position(|it| it.name == name)?;
+        let name = row.beside.as_ref()?;
+        let at = self.rows.iter().position(|it| it.name == *name)?;
         let other = self.rows.get(at).and_then(Row::median);
         Some(Beside {
             number: at + 1,
