@@ -243,6 +243,69 @@ async fn a_wish_of_a_newer_version_does_not_keep_the_others_away() {
 }
 
 #[tokio::test]
+async fn a_hostile_wish_is_refused_whole_and_keeps_no_other_away() {
+    let mut scene = Scene::new().await;
+    let agent = scene.agent();
+    let at = fence("g", 1, 1);
+    let mut session = scene.master.welcomed(&at).await;
+    let good = v1::DesiredNode::from(&running(1, server("n1")));
+    let mut hostile: Vec<_> = ["", "..", "../n9", "n/9", "n9\0", "n9\n", "N9", "\u{43d}9"]
+        .into_iter()
+        .map(|id| v1::DesiredNode {
+            node_id: id.to_owned(),
+            spec_json: good.spec_json.replace("\"n1\"", &format!("{id:?}")),
+            ..good.clone()
+        })
+        .collect();
+    // A request in another's name, and what a request may not hold.
+    let spoiled = |id: &str, with: &str| v1::DesiredNode {
+        node_id: id.to_owned(),
+        spec_json: good
+            .spec_json
+            .replace("\"n1\"", &format!("\"{id}\""))
+            .replacen('{', &format!("{{{with}"), 1),
+        ..good.clone()
+    };
+    hostile.push(v1::DesiredNode {
+        node_id: "n8".to_owned(),
+        ..good.clone()
+    });
+    hostile.push(spoiled("n7", r#""storage_path":"/data/../etc","#));
+    hostile.push(spoiled("n6", r#""memory_limit_mb":0,"#));
+    hostile.push(spoiled("n5", r#""port":70000,"#));
+    let ids: Vec<_> = hostile.iter().map(|it| it.node_id.clone()).collect();
+    session
+        .desire_raw(&at, hostile.into_iter().chain([good]).collect())
+        .await;
+    for id in ids {
+        let refused = session.applied(&id, 1).await;
+        let report = report_from_json(&refused.error_json).unwrap();
+        assert_eq!(report.kind, ErrorKind::InvalidConfig, "{id:?}: {report:?}");
+        assert!(
+            !report.message.contains(char::is_control),
+            "{:?}",
+            report.message
+        );
+        assert!(refused.r#final, "{id:?}: a wish that never holds is over");
+    }
+    session.done("n1", 1).await;
+    let nodes = scene.world.open().list_nodes().await.unwrap();
+    let nodes: Vec<_> = nodes.iter().map(|it| it.node_id.as_str()).collect();
+    assert_eq!(nodes, ["n1"], "nothing of the others was done");
+
+    // Questions that name what is no id.
+    for id in ["", "..", "../n1", "n1\0"] {
+        let node_id = id.to_owned();
+        let about = v1::question::About::PurgeData(v1::PurgeData { node_id });
+        let answer = session.ask(about).await;
+        let report = report_from_json(&answer.error_json).unwrap();
+        assert_eq!(report.kind, ErrorKind::InvalidConfig, "{id:?}: {report:?}");
+    }
+    assert_eq!((scene.alive("n1"), scene.boots("n1")), (1, 1));
+    agent.end().await;
+}
+
+#[tokio::test]
 async fn many_nodes_are_brought_up_ended_and_forgotten() {
     let mut scene = Scene::new().await;
     let agent = scene.agent();

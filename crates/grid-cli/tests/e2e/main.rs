@@ -11,6 +11,7 @@
 mod agents;
 mod faults;
 mod foreground;
+mod hostile;
 mod main_job;
 mod redis;
 mod support;

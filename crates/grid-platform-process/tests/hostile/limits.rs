@@ -2,7 +2,10 @@
 
 use grid_platform_api::{DataPolicy, Platform};
 
-use crate::common::{Place, census, eventually, id, sh};
+use crate::{
+    common::{Place, census, eventually, id, sh},
+    not_run,
+};
 
 /// Forks without end, and goes on when a fork fails.
 const BOMB: &str = "bomb() { while :; do bomb & sleep 0.01; done; }; bomb 2>/dev/null";
@@ -12,7 +15,10 @@ async fn a_program_that_forks_without_end_stays_within_its_limit_and_is_stopped(
     let place = Place::new();
     let platform = place.open().await;
     if !platform.capabilities().pids_limit {
-        eprintln!("not run: process: the limit of processes needs writable cgroups");
+        not_run(
+            "limits::a_program_that_forks_without_end",
+            "writable cgroups",
+        );
         return;
     }
     let node = platform

@@ -14,7 +14,7 @@ use grid_platform_api::{
 
 use crate::{
     common::{Place, census, clean, eventually, id, parent, sh, wait_for},
-    is_root, says,
+    needs_root, says,
 };
 
 fn file(place: &Place, name: &str, content: &[u8], mode: u32) -> PathBuf {
@@ -80,6 +80,13 @@ async fn a_program_that_cannot_be_executed_says_why_and_what_mends_it() {
             "chmod a+x",
         ),
         ("fifo", fifo, NotExecutable, "no regular file", "chmod a+x"),
+        (
+            "device",
+            "/dev/null".into(),
+            NotExecutable,
+            "no regular file",
+            "chmod a+x",
+        ),
         (
             "machine",
             file(&place, "machine", &for_another_machine(), 0o755),
@@ -245,8 +252,7 @@ async fn a_set_user_id_bit_gives_a_node_nothing() {
     let mut place = Place::new();
     place.config.users = vec!["nobody".to_owned()];
     let platform = place.open().await;
-    if !is_root() {
-        eprintln!("not run: process: a user of a node's own needs root");
+    if !needs_root("programs::a_set_user_id_bit_gives_a_node_nothing") {
         return;
     }
     let id_program = file(&place, "id", &fs::read("/usr/bin/id").unwrap(), 0o4755);
@@ -275,8 +281,8 @@ async fn a_node_of_another_user_reaches_neither_its_supervisor_nor_the_state() {
     let mut place = Place::new();
     place.config.users = vec!["nobody".to_owned()];
     let platform = place.open().await;
-    if !is_root() {
-        eprintln!("not run: process: a user of a node's own needs root");
+    if !needs_root("programs::a_node_of_another_user_reaches_neither_its_supervisor_nor_the_state")
+    {
         return;
     }
     let node_dir = place.node_dir("a");
@@ -306,4 +312,103 @@ async fn a_node_of_another_user_reaches_neither_its_supervisor_nor_the_state() {
     );
     assert!(Path::new(&format!("/proc/{}", parent(node.pid.unwrap()))).exists());
     clean(&platform).await;
+}
+
+#[tokio::test]
+async fn placeholders_that_are_no_place_of_the_node_stay_as_they_are_and_none_is_filled_in_twice() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let data = place.config.data_path.join("{node_id}{port");
+    let args = [
+        "{port}",
+        "{port",
+        "{{node_id}}",
+        "{../node_id}",
+        "{SUTRA_NODE_UID}",
+        "{secrets_dir}",
+        "{data_path}",
+        "%s $HOME `id`",
+    ];
+    let script = "printf '<%s>\\n' \"$@\"; exec sleep 1000";
+    let argv = ["-c", script, "sh"].into_iter().chain(args);
+    let config = SpawnConfig::builder("a", Program::binary("sh", argv))
+        .storage_path(&data)
+        .port(0)
+        .ready(ReadyMode::Started);
+    let node = platform.spawn_node(config.build().unwrap()).await.unwrap();
+    let port = node.endpoint.unwrap().port;
+    let want = [
+        &format!("<{port}>"),
+        "<{port>",
+        "<{a}>",
+        "<{../node_id}>",
+        "<{SUTRA_NODE_UID}>",
+        "<{secrets_dir}>",
+        &format!("<{}>", data.display()),
+        "<%s $HOME `id`>",
+    ];
+    let log = place.node_dir("a").join("log");
+    eventually("all arguments", || {
+        fs::read_to_string(&log).is_ok_and(|it| it.contains("`id`"))
+    })
+    .await;
+    assert_eq!(platform.get_logs(&id("a"), 8).await.unwrap(), want);
+    clean(&platform).await;
+}
+
+#[tokio::test]
+async fn placeholders_that_grow_beyond_what_a_program_takes_are_told() {
+    let place = Place::new();
+    let platform = place.open().await;
+    // A long path, again and again: megabytes of arguments by a request of less than one.
+    let data = place.config.data_path.join("x".repeat(250));
+    for (name, args) in [
+        ("one", vec!["{data_path}".repeat(600)]),
+        ("many", vec!["{data_path}".repeat(400); 100]),
+    ] {
+        let config = SpawnConfig::builder(name, Program::binary("/bin/true", args))
+            .storage_path(&data)
+            .ready(ReadyMode::Started);
+        let error = platform
+            .spawn_node(config.build().unwrap())
+            .await
+            .unwrap_err();
+        says(
+            &error,
+            ErrorKind::SpawnFailed,
+            "longer than the kernel takes",
+            "",
+        );
+        assert!(
+            platform
+                .get_node_status(&id(name))
+                .await
+                .unwrap()
+                .pid
+                .is_none()
+        );
+        clean(&platform).await;
+    }
+    crate::nothing_is_left(&place, &platform).await;
+}
+
+#[tokio::test]
+async fn a_program_named_by_the_process_that_starts_it_starts_nothing() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for path in [
+        "/proc/self/exe",
+        "/proc/self/fd/0",
+        "/dev/fd/0",
+        "/proc/thread-self/exe",
+    ] {
+        let config = SpawnConfig::builder("a", Program::binary(path, ["sutra-grid-a"]));
+        let error = platform
+            .spawn_node(config.build().unwrap())
+            .await
+            .unwrap_err();
+        says(&error, ErrorKind::SpawnFailed, "", "");
+        clean(&platform).await;
+        crate::nothing_is_left(&place, &platform).await;
+    }
 }
