@@ -512,7 +512,75 @@ pub struct LogQuery {
 
 #[cfg(test)]
 mod tests {
+    use grid_platform_api::{Error, ErrorKind};
+    use proptest::{option::of, prelude::*};
+
     use super::*;
+
+    fn event() -> impl Strategy<Value = Event> {
+        let state = prop_oneof![
+            Just(State::Pending),
+            Just(State::Running),
+            Just(State::Stopping),
+            Just(State::Stopped),
+            Just(State::Failed),
+            Just(State::Unknown)
+        ];
+        (
+            any::<u64>(),
+            ["\\PC{0,20}", "\\PC{0,20}", "\\PC{0,40}"],
+            of("[a-z]([-a-z0-9]{0,38}[a-z0-9])?"),
+            of("\\PC{0,20}"),
+            of(state),
+        )
+            .prop_map(|(id, [at, kind, message], node, agent, state)| Event {
+                id,
+                at,
+                kind,
+                node: node.map(|id| NodeId::new(id).unwrap()),
+                agent,
+                message,
+                state,
+            })
+    }
+
+    fn log_record() -> impl Strategy<Value = LogRecord> {
+        let line = (
+            any::<String>(),
+            of("\\PC{0,20}"),
+            of(any::<String>()),
+            of("[A-Za-z0-9+/]{0,20}"),
+            any::<bool>(),
+        )
+            .prop_map(|(cursor, at, text, base64, partial)| LogRecord::Line {
+                cursor,
+                at,
+                source: "stderr".to_owned(),
+                text,
+                base64,
+                partial,
+            });
+        let gap =
+            any::<[String; 3]>().prop_map(|[from, to, reason]| LogRecord::Gap { from, to, reason });
+        let error = any::<String>().prop_map(|message| LogRecord::Error {
+            error: Error::new(ErrorKind::Unavailable, message)
+                .with_hint("Wait.")
+                .to_report(),
+        });
+        prop_oneof![line, gap, error]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_followed_comes_back_from_one_line_of_json(event in event(), record in log_record()) {
+            let json = serde_json::to_string(&event).unwrap();
+            prop_assert!(!json.contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<Event>(&json).unwrap(), event);
+            let json = serde_json::to_string(&record).unwrap();
+            prop_assert!(!json.contains('\n'));
+            prop_assert_eq!(serde_json::from_str::<LogRecord>(&json).unwrap(), record);
+        }
+    }
 
     #[test]
     fn a_request_reads_the_specifications_body_and_refuses_unknown_fields() {
