@@ -222,7 +222,10 @@ impl FromRequestParts<Arc<App>> for Key {
             return Ok(Self(None));
         };
         match header.to_str() {
-            Ok(text) if (1..=255).contains(&text.len()) => Ok(Self(Some(text.to_owned()))),
+            // A tab may stand in a header, and is no part of a key.
+            Ok(text) if (1..=255).contains(&text.len()) && !text.contains('\t') => {
+                Ok(Self(Some(text.to_owned())))
+            }
             _ => Err(invalid(
                 "the `Idempotency-Key` is not 1 to 255 ASCII characters",
                 "Send a random key, such as a UUID.",

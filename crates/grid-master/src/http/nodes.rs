@@ -26,7 +26,7 @@ fn shown(app: &App, id: &NodeId) -> Result<Json<Node>, ApiError> {
     post, path = "/api/grid/spawn", tag = "nodes", operation_id = "spawnNode",
     request_body = SpawnRequest,
     params(("Idempotency-Key" = Option<String>, Header,
-        pattern = "^[!-~]([ -~]{0,253}[!-~])?$",
+        pattern = "^[ \\t]*[!-~]([ -~]{0,253}[!-~])?[ \\t]*$",
         description = "The same key with the same body gets the same answer for 24 hours")),
     responses(
         (status = 201, body = Node, description = "It is made"),

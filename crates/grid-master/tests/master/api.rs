@@ -194,11 +194,13 @@ async fn every_error_is_json_and_says_where() {
         .request("GET", "/api/grid/events")
         .header("Last-Event-ID", "x");
     grid.send(request).await.error(400);
-    let request = grid
-        .request("POST", "/api/grid/spawn")
-        .header("Idempotency-Key", "")
-        .json(&json!({}));
-    grid.send(request).await.error(400);
+    for key in ["", "a\tb"] {
+        let request = grid
+            .request("POST", "/api/grid/spawn")
+            .header("Idempotency-Key", key)
+            .json(&json!({}));
+        grid.send(request).await.error(400);
+    }
     grid.end().await;
 }
 
