@@ -7,13 +7,15 @@ use serde_json::Value;
 pub(super) fn finish(document: &mut Value) {
     match document {
         Value::Object(fields) => {
-            let largest = match fields.get("format").and_then(Value::as_str) {
-                Some("uint16") => Some(u16::MAX.into()),
-                Some("uint32") => Some(u32::MAX.into()),
-                Some("uint64") => Some(u64::MAX),
+            // utoipa writes them with a hyphen; the registry of formats has none.
+            let known = match fields.get("format").and_then(Value::as_str) {
+                Some("u-int16") => Some(("uint16", u16::MAX.into())),
+                Some("u-int32") => Some(("uint32", u32::MAX.into())),
+                Some("u-int64") => Some(("uint64", u64::MAX)),
                 _ => None,
             };
-            if let Some(largest) = largest {
+            if let Some((format, largest)) = known {
+                fields.insert("format".to_owned(), format.into());
                 fields.insert("maximum".to_owned(), largest.into());
             }
             for parameter in fields
@@ -57,10 +59,10 @@ mod tests {
     fn numbers_have_ends_and_parameters_are_not_null() {
         let mut document = json!({
             "parameters": [
-                {"schema": {"type": ["integer", "null"], "format": "uint64"}},
+                {"schema": {"type": ["integer", "null"], "format": "u-int64"}},
                 {"schema": {"oneOf": [{"type": "null"}, {"type": "string"}]}},
             ],
-            "body": {"type": ["integer", "null"], "format": "uint16"},
+            "body": {"type": ["integer", "null"], "format": "u-int16"},
         });
         finish(&mut document);
         let expect = json!({
@@ -71,5 +73,16 @@ mod tests {
             "body": {"type": ["integer", "null"], "format": "uint16", "maximum": 65535},
         });
         assert_eq!(document, expect);
+    }
+
+    #[test]
+    fn the_masters_own_numbers_have_ends() {
+        let document: Value = serde_json::from_str(&super::super::openapi()).unwrap();
+        let events = &document["paths"]["/api/grid/events"]["get"]["parameters"];
+        let expect =
+            json!({"type": "integer", "format": "uint64", "minimum": 0, "maximum": u64::MAX});
+        assert_eq!(events[0]["schema"], expect);
+        let settings = &document["components"]["schemas"]["NodeSettings"]["properties"];
+        assert_eq!(settings["port"]["maximum"], u16::MAX);
     }
 }
