@@ -50,6 +50,8 @@ pub(crate) async fn master(context: &Context, args: MasterChildArgs) -> Result<(
     settings.http = args.http;
     settings.grpc = args.grpc;
     let shutdown = asked_to_end()?;
+    // A grid of many agents needs more connections than the usual limit has room for.
+    grid_listen::raise_open_files();
     let master = grid_master::Master::bind(settings).await?;
     Ok(master.run(shutdown).await?)
 }

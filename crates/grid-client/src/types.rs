@@ -300,7 +300,7 @@ pub struct Event {
     /// When, RFC 3339.
     pub at: String,
     /// What: `node.created`, `node.changed`, `node.removed`, `agent.ready`, `agent.lost`, `agent.cordoned`,
-    /// `agent.uncordoned`, `agent.refused`, `resync` (events before this one are no longer kept: read the lists again).
+    /// `agent.uncordoned`, `agent.refused`, `agent.removed`, `resync` (events before this one are no longer kept: read the lists again).
     pub kind: String,
     /// The node it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -164,14 +164,30 @@ impl Loader {
     }
 }
 
+/// The largest settings file, in bytes: far above every one that makes sense.
+const MAX_FILE: u64 = 1 << 20;
+
 fn read_file(path: &Path, sources: &mut Sources) -> Result<Dict, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
+    let fault = |why: &dyn std::fmt::Display, hint: &str| {
         ConfigError::new(format!(
-            "cannot read the settings file `{}`: {error}",
+            "cannot read the settings file `{}`: {why}",
             path.display()
         ))
-        .with_hint("Check the path, and that this user may read it.")
-    })?;
+        .with_hint(hint)
+    };
+    let rights = "Check the path, and that this user may read it.";
+    // Looked at first: to open a pipe or to read a device may last for ever.
+    let meta = std::fs::metadata(path).map_err(|error| fault(&error, rights))?;
+    if !meta.is_file() {
+        return Err(fault(&"it is no file", "Name a file of TOML."));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(fault(
+            &format_args!("it has {} bytes, more than {MAX_FILE}", meta.len()),
+            "Name a file of settings; data is kept elsewhere.",
+        ));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| fault(&error, rights))?;
     file::parse(path, &text, sources)
 }
 

@@ -188,7 +188,8 @@ impl App {
     /// Lets an agent in: binds its token to its install, and notes what it says of itself.
     ///
     /// # Errors
-    /// `PermissionDenied` for a token of another install, `OwnedByOther` for an id of another install.
+    /// `PermissionDenied` for a token of another install, `OwnedByOther` for an id of another install, and for an
+    /// install that is connected under another id.
     pub(crate) async fn admit_agent(
         &self,
         agent: &str,
@@ -236,13 +237,36 @@ impl App {
                         ));
                     }
                 }
+                let mut cordoned = known.is_some_and(|k| k.cordoned);
+                // One install is one agent. Under a new name it is the agent that it was, unless that is still here.
+                let names = tx.book.agents.values();
+                let former: Vec<_> = names
+                    .filter(|row| row.install_id == install_id && row.id != agent)
+                    .cloned()
+                    .collect();
+                for former in former {
+                    if grid.connected_install(&former.id).as_ref() == Some(&install_id) {
+                        return Err(Error::new(
+                            ErrorKind::OwnedByOther,
+                            format!("this install is connected as the agent `{}`", former.id),
+                        )
+                        .with_hint(
+                            "Give each agent a state directory of its own: a copied one makes two agents of one install.",
+                        ));
+                    }
+                    cordoned |= former.cordoned;
+                    // Wishes for its nodes keep it.
+                    if tx.book.load(&former.id).is_none_or(|l| l.nodes.is_empty()) {
+                        tx.delete_agent(&former.id);
+                    }
+                }
                 if token.install_id.is_none() {
                     let mut bound = (*token).clone();
                     bound.install_id = Some(install_id.clone());
                     tx.put_token(bound);
                 }
                 tx.put_agent(AgentRow {
-                    cordoned: known.is_some_and(|k| k.cordoned),
+                    cordoned,
                     id: agent,
                     install_id,
                     lost: false,

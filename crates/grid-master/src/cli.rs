@@ -158,6 +158,8 @@ async fn run(settings: Settings) -> Result<()> {
     // Taken before anything is begun, so that a signal that comes early is not one that kills.
     let mut term = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
+    // A grid of many agents needs more connections than the usual limit has room for.
+    grid_listen::raise_open_files();
     let master = Master::bind(settings).await?;
     master
         .run(async move {

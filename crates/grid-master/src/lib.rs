@@ -19,4 +19,4 @@ mod translate;
 mod view;
 
 pub use master::Master;
-pub use settings::Settings;
+pub use settings::{Limits, Settings};

@@ -3,30 +3,21 @@
 use std::{future::Future, net::SocketAddr, sync::Arc};
 
 use grid_platform_api::{Error, ErrorKind, Result, Timestamp};
-use grid_proto::{seal::SealKey, v1::agent_link_server::AgentLinkServer};
+use grid_proto::seal::SealKey;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::server::TcpIncoming;
 
 use crate::{
     app::{App, Since},
     events::Events,
     grid::Grid,
     http,
-    link::{Link, LogHub, MAX_LOGS_PER_AGENT},
+    link::{self, LogHub},
     metrics::Metrics,
     settings::Settings,
     state::StateDir,
     store::{Contents, Opened},
 };
-
-/// Bytes that an agent may send on one call before the master has read them.
-const STREAM_WINDOW: u32 = 64 * 1024;
-/// Bytes that an agent may send on all its calls: every log that it may push can be left unread, and the session still
-/// has room.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_LOGS_PER_AGENT as u32 + 16);
-/// The largest message of an agent, in bytes: the report of some ten thousand nodes.
-const MAX_MESSAGE: usize = 64 << 20;
 
 /// A master that has its state directory and its addresses, and does not serve yet.
 pub struct Master {
@@ -110,7 +101,7 @@ impl Master {
         app.begin().await;
         tracing::info!(%http_addr, %grpc_addr, tokens = %state.file("tokens").display(), "the master serves");
         let people = tokio::spawn(http::serve(app.clone(), http::router(app.clone()), http));
-        let mut agents = tokio::spawn(serve_agents(app.clone(), grpc));
+        let mut agents = tokio::spawn(link::serve(app.clone(), grpc));
         let failed = tokio::select! {
             () = shutdown => None,
             ended = &mut agents => Some(ended),
@@ -149,22 +140,6 @@ impl Master {
         state.unpublish();
         result
     }
-}
-
-async fn serve_agents(app: Arc<App>, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-    let shutdown = app.shutdown.clone();
-    let service = AgentLinkServer::new(Link { app: app.clone() })
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_keepalive_interval(Some(app.settings.lost_after))
-        .http2_keepalive_timeout(Some(app.settings.lost_after))
-        .add_service(service)
-        .serve_with_incoming_shutdown(incoming, async move { shutdown.cancelled().await })
-        .await
 }
 
 async fn listen(key: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr)> {

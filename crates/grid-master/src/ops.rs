@@ -268,7 +268,7 @@ impl App {
                 let Some(row) = tx.book.tokens.get(&id) else {
                     return Err(Error::new(
                         ErrorKind::NotFound,
-                        format!("there is no token `{}`", id.escape_debug()),
+                        format!("there is no token `{}`", grid_platform_api::printable(&id)),
                     )
                     .with_hint("`GET /api/grid/tokens` lists the tokens."));
                 };

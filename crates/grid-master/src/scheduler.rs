@@ -152,7 +152,10 @@ pub(crate) fn place<'a>(
         (Some(chosen), _) => Ok(chosen.id),
         (None, Some(named)) if refusals.is_empty() => Err(Error::new(
             ErrorKind::NotFound,
-            format!("there is no agent `{}`", named.escape_debug()),
+            format!(
+                "there is no agent `{}`",
+                grid_platform_api::printable(named)
+            ),
         )
         .with_hint("`grid agents` lists the agents; one is known once it has connected.")),
         (None, _) => Err(nobody(&refusals)),

@@ -21,9 +21,44 @@ pub struct Settings {
     pub events_kept: usize,
     /// How long requests may go on once the master is asked to end.
     pub drain: Duration,
+    /// Bounds on what clients may do. No key of the settings file.
+    pub limits: Limits,
     /// Begins a new epoch: agents that have seen a newer state of the store than it holds now, because it was restored
     /// from a copy, listen to it again.
     pub new_epoch: bool,
+}
+
+/// Bounds on what clients may do, be they slow, broken or hostile. Each is far beyond what an honest client needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// People's connections that may be open at once, also bounded by a quarter of the process's open files; 8192.
+    pub http_connections: usize,
+    /// Agents' connections that may be open at once, also bounded by half of the process's open files; 32768. An agent
+    /// has one for its session and one for each log that is read.
+    pub grpc_connections: usize,
+    /// How long a request's head may take, and how long a connection may have no request, or no call of an agent that is
+    /// known; 30 s.
+    pub head: Duration,
+    /// How long a request's body may take; 30 s.
+    pub body: Duration,
+    /// How long an agent may take to say hello, or a log's first frame to come; 10 s.
+    pub hello: Duration,
+    /// How long a reader may take nothing of what is sent to it; 60 s. One that takes less than 1 KiB a second over time
+    /// has no longer either.
+    pub stall: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            http_connections: 8192,
+            grpc_connections: 32_768,
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(30),
+            hello: Duration::from_secs(10),
+            stall: Duration::from_secs(60),
+        }
+    }
 }
 
 impl Settings {
@@ -37,6 +72,7 @@ impl Settings {
             lost_after: Duration::from_secs(10),
             events_kept: 16_384,
             drain: Duration::from_secs(5),
+            limits: Limits::default(),
             new_epoch: false,
         }
     }

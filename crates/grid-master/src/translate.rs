@@ -204,7 +204,10 @@ pub(crate) fn fill_secrets(settings: &mut NodeSettings, stored: &Secrets) -> Res
         if value.is_withheld() {
             *value = stored.get(name).cloned().ok_or_else(|| {
                 invalid(
-                    format!("the secret `{}` has no value", name.escape_debug()),
+                    format!(
+                        "the secret `{}` has no value",
+                        grid_platform_api::printable(name)
+                    ),
                     "Give its value as a text.",
                 )
             })?;

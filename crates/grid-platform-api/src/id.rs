@@ -72,7 +72,7 @@ fn grammar_fault(id: &str) -> Option<&'static str> {
 }
 
 /// Outsiders' text made safe for one line of an error: escaped and cut to 60 characters.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
     if text.chars().nth(60).is_some() {
         out.push_str("...");

@@ -23,7 +23,7 @@ pub use digest::{Digest, DigestKey};
 pub use error::{Error, ErrorKind, ErrorReport, Result};
 pub use ext::PlatformExt;
 pub use failure::{Exit, Failure, FailureReason};
-pub use id::{NATIVE_PREFIX, NodeId, NodeUid, OwnerId};
+pub use id::{NATIVE_PREFIX, NodeId, NodeUid, OwnerId, printable};
 pub use locks::NodeLocks;
 pub use node::{Endpoint, Health, NodeData, NodeState, SpawnedNode};
 pub use place::Place;

@@ -35,11 +35,13 @@ impl StorageConfig {
 pub struct Limits {
     /// The largest body, in bytes; 64 GiB.
     pub max_object_bytes: u64,
-    /// Connections served at a time, also bounded by half of the process's open files; 4096.
-    /// Further ones wait in the system's queue.
+    /// Connections open at a time, also bounded by half of the process's open files; 4096. When
+    /// one more comes, the one that has been without a request for longest is closed; if each has
+    /// one, the new one waits in the system's queue.
     pub max_connections: usize,
-    /// How long a client may send nothing within a request, and how long a connection may be
-    /// idle; 60 s.
+    /// How long a client may send or take nothing, how long a request's head may take, and how
+    /// long a connection may be idle; 60 s. Who sends or takes less than 1 KiB a second over time
+    /// has no longer either.
     pub stall_timeout: Duration,
     /// How long requests in flight may take to finish after the shutdown began; 10 s.
     pub drain_timeout: Duration,

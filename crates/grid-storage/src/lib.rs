@@ -17,7 +17,6 @@ mod overlay;
 mod recover;
 mod row;
 mod server;
-mod stall;
 mod store;
 
 pub use config::{Limits, StorageConfig};

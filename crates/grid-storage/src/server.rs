@@ -1,16 +1,17 @@
 //! The server: listens, opens the store, serves, drains.
 
-use std::io;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use grid_listen::{Connection, Door, Held};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,13 +20,13 @@ use crate::dir::DataDir;
 use crate::error::{Error, ErrorKind};
 use crate::http::{App, Token};
 use crate::metrics::Metrics;
-use crate::stall::StallGuard;
 use crate::store::Store;
 
 /// How much of a connection's input hyper keeps: bounds the memory of a fast sender.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// How long to wait when the system has no descriptor for a new connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The largest head of a request: room for the longest key, percent-encoded, and for any
+/// sensible headers. Larger ones are answered with 431.
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// A storage server that holds its address and its data directory, and serves once it runs.
 ///
@@ -117,6 +118,7 @@ impl Server {
             .with_source(source)
         })?;
         let app = Arc::new(app);
+        let mut door = Door::new(listener, door_limits(&limits));
         let mut opening = open_store(dir, limits, Arc::clone(&app.metrics))?;
         let connections = Connections::new(&app);
         // However this ends, no connection outlives it.
@@ -134,12 +136,12 @@ impl Server {
                         tracing::info!(%address, "storage server ready");
                     }
                 }
-                accepted = connections.accept(&listener) => connections.serve(accepted).await,
+                connection = door.accept() => connections.serve(connection),
             }
         }
         app.draining.store(true, Ordering::Release);
         tracing::info!("storage server draining");
-        connections.drain(&listener, limits.drain_timeout).await;
+        connections.drain(door, limits.drain_timeout).await;
         drop(opening);
         // Closing joins the store's threads and lets the index finish.
         let close = tokio::task::spawn_blocking(move || drop(app));
@@ -169,13 +171,9 @@ fn open_store(
     Ok(receiver)
 }
 
-/// A connection, or why there is none, and the room it takes.
-type Accepted = (io::Result<TcpStream>, OwnedSemaphorePermit);
-
 /// The connections of one server.
 struct Connections {
     app: Arc<App>,
-    permits: Arc<Semaphore>,
     /// Those from before the drain, which it waits for.
     served: TaskTracker,
     /// Those that came during the drain, for the probes.
@@ -188,7 +186,6 @@ impl Connections {
     fn new(app: &Arc<App>) -> Self {
         Self {
             app: Arc::clone(app),
-            permits: Arc::new(Semaphore::new(max_connections(app.limits.max_connections))),
             served: TaskTracker::new(),
             late: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -196,47 +193,26 @@ impl Connections {
         }
     }
 
-    /// The next connection, once there is room for one. Safe to cancel.
-    async fn accept(&self, listener: &TcpListener) -> Option<Accepted> {
-        // The semaphore is never closed, so that this is always `Some`.
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
-        Some((listener.accept().await.map(|(stream, _)| stream), permit))
-    }
-
-    async fn serve(&self, accepted: Option<Accepted>) {
-        let Some((stream, permit)) = accepted else {
-            return;
-        };
-        match stream {
-            Ok(stream) => self.spawn(stream, permit),
-            // The client went away before it was accepted.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                drop(permit);
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-
-    fn spawn(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    fn serve(&self, connection: Connection) {
         let late = self.drain.is_cancelled();
         let app = Arc::clone(&self.app);
         let (drain, abort) = (self.drain.clone(), self.abort.clone());
-        // An answer leaves in one piece; there is nothing to gather.
-        let _ = stream.set_nodelay(true);
+        let visit = connection.visit();
         let task = async move {
-            let _permit = permit;
             let _open = OpenConnection::new(&app.metrics);
             let limits = app.limits;
-            let service = service_fn(move |request| Arc::clone(&app).handle(request));
-            let io = TokioIo::new(StallGuard::new(stream, limits.stall_timeout));
+            let service = service_fn(move |request| {
+                let busy = visit.busy();
+                let answer = Arc::clone(&app).handle(request);
+                async move { Ok::<_, Infallible>(answer.await?.map(|body| Held::new(body, busy))) }
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.stall_timeout)
+                .max_header_size(HEAD_BYTES)
                 .max_buf_size(READ_BUFFER_BYTES)
                 .keep_alive(!late)
-                .serve_connection(io, service);
+                .serve_connection(TokioIo::new(connection), service);
             let mut connection = std::pin::pin!(connection);
             let mut finishing = late;
             loop {
@@ -263,13 +239,13 @@ impl Connections {
     }
 
     /// Lets what is in flight finish within `bound`; probes are answered meanwhile.
-    async fn drain(self, listener: &TcpListener, bound: Duration) {
+    async fn drain(self, mut door: Door, bound: Duration) {
         self.drain.cancel();
         self.served.close();
         let finished = async {
             tokio::select! {
                 () = self.served.wait() => {}
-                () = async { loop { self.serve(self.accept(listener).await).await } } => {}
+                () = async { loop { self.serve(door.accept().await) } } => {}
             }
         };
         if tokio::time::timeout(bound, finished).await.is_err() {
@@ -301,12 +277,13 @@ impl Drop for OpenConnection {
     }
 }
 
-/// At most `wanted`, and at most half of the open files that the process may have: each
-/// connection may also need a content file.
-fn max_connections(wanted: usize) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile)
-        .current
-        .unwrap_or(u64::MAX);
-    let files = usize::try_from(files / 2).unwrap_or(usize::MAX);
-    wanted.min(files).clamp(1, Semaphore::MAX_PERMITS)
+/// At most half of the open files that the process may have are connections: each may also need
+/// a content file.
+fn door_limits(limits: &Limits) -> grid_listen::Limits {
+    grid_listen::Limits {
+        connections: limits.max_connections.min(grid_listen::open_files() / 2),
+        // A connection without a request is one whose next head does not come.
+        idle: None,
+        stall: limits.stall_timeout,
+    }
 }

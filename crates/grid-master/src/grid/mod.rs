@@ -208,7 +208,12 @@ impl Listener for Grid {
         let mut outboxes: HashMap<String, Arc<Session>> = HashMap::new();
         for delta in deltas {
             match delta {
-                Delta::Agent(row) => self.agent_changed(&mut inner, row),
+                Delta::Agent(_, Some(row)) => self.agent_changed(&mut inner, row),
+                Delta::Agent(id, None) => {
+                    inner.live.remove(id);
+                    let message = format!("the agent `{id}` is known by another name");
+                    self.tell("agent.removed", None, Some(id), None, message);
+                }
                 Delta::Token(id, None) => {
                     if let Some(revoked) = inner.revoked.remove(id) {
                         revoked.cancel();
@@ -318,7 +323,7 @@ fn say(row: &NodeRow, before: Option<&Glance>, now: &Glance) -> String {
 pub(crate) fn no_agent<T>(id: &str) -> Result<T> {
     Err(grid_platform_api::Error::new(
         grid_platform_api::ErrorKind::NotFound,
-        format!("there is no agent `{}`", id.escape_debug()),
+        format!("there is no agent `{}`", grid_platform_api::printable(id)),
     )
     .with_hint("`grid agents` lists the agents; one is known once it has connected."))
 }

@@ -12,6 +12,9 @@ use crate::{
     view,
 };
 
+/// Nodes of one agent that nobody here wished for and that are shown: beyond these the agent is broken, or hostile.
+const UNMANAGED: usize = 16_384;
+
 impl Grid {
     /// All nodes of a session's agent: what is not among them is not there. The first time in its session the agent
     /// counts as connected, and how its nodes are is known again.
@@ -111,10 +114,14 @@ impl Grid {
 
     /// Changes what was seen of a node, and tells it if it shows.
     fn see(&self, inner: &mut Inner, agent: &str, id: &NodeId, change: impl FnOnce(&mut Seen)) {
+        let wished = inner.wish_of(agent, id).is_some();
         let Some(live) = inner.live.get_mut(agent) else {
             return;
         };
         let before = live.seen.get(id).cloned();
+        if before.is_none() && !wished && live.seen.len() >= UNMANAGED {
+            return;
+        }
         let mut seen = before.as_deref().cloned().unwrap_or_default();
         change(&mut seen);
         if before.as_deref() == Some(&seen) {
@@ -122,7 +129,7 @@ impl Grid {
         }
         let seen = Arc::new(seen);
         live.seen.insert(id.clone(), seen.clone());
-        if inner.wish_of(agent, id).is_some() {
+        if wished {
             inner.dirty.insert(id.clone());
             self.look_at(inner, id);
             return;

@@ -29,7 +29,7 @@ impl Grid {
         let mut inner = self.inner();
         let live = inner.live.entry(agent.to_owned()).or_default();
         if let Some(older) = live.session.replace(session.clone()) {
-            older.end();
+            older.replace();
         }
         live.lost = false;
         // Not told as events: it tells in a moment, and most nodes are as they were.

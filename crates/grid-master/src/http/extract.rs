@@ -1,6 +1,6 @@
 //! What handlers take from requests; every refusal is JSON.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     body::to_bytes,
@@ -17,8 +17,6 @@ use crate::{app::App, auth, error::ApiError, ops::Idempotency, store::row::Token
 
 /// The largest body, in bytes: far above every request that makes sense.
 pub(super) const MAX_BODY: usize = 1 << 20;
-/// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(30);
 
 fn invalid(message: impl Into<String>, hint: &str) -> ApiError {
     Error::new(ErrorKind::InvalidConfig, message)
@@ -27,7 +25,9 @@ fn invalid(message: impl Into<String>, hint: &str) -> ApiError {
 }
 
 fn token(parts: &Parts, app: &App) -> Result<Arc<TokenRow>, ApiError> {
-    let header = parts.headers.get(header::AUTHORIZATION);
+    let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
+    // Of two, whatever stands between could have checked the other one.
+    let header = headers.next().filter(|_| headers.next().is_none());
     auth::authenticate(&app.grid, header.map(|v| v.as_bytes()))
 }
 
@@ -101,7 +101,7 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<App>> for Params<T> {
                     .source()
                     .map_or_else(|| rejection.body_text(), ToString::to_string);
                 Err(invalid(
-                    format!("the query cannot be read: {cause}"),
+                    format!("the query cannot be read: {}", short(&cause)),
                     "`/openapi.json` lists the parameters of each path.",
                 ))
             }
@@ -119,7 +119,7 @@ pub(super) struct Body<T> {
 impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self, ApiError> {
         let too_large = || {
             let error = Error::new(
                 ErrorKind::InvalidConfig,
@@ -135,7 +135,8 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
         if announced.is_some_and(|length| length > MAX_BODY as u64) {
             return Err(too_large());
         }
-        let read = tokio::time::timeout(BODY_TIME, to_bytes(request.into_body(), MAX_BODY)).await;
+        let limit = app.settings.limits.body;
+        let read = tokio::time::timeout(limit, to_bytes(request.into_body(), MAX_BODY)).await;
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
@@ -146,7 +147,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
             Err(_) => {
                 let error = Error::new(
                     ErrorKind::Timeout,
-                    format!("the body did not arrive within {} s", BODY_TIME.as_secs()),
+                    format!("the body did not arrive within {} s", limit.as_secs()),
                 )
                 .with_hint("Send the request again.");
                 return Err(ApiError::with_status(StatusCode::REQUEST_TIMEOUT, error));
@@ -161,13 +162,26 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
                 Some((name, Some(near))) => format!("Did you mean `{near}` by `{name}`?"),
                 _ => "`/openapi.json` lists the fields of each body.".to_owned(),
             };
-            invalid(format!("{what}: {error}"), &hint)
+            invalid(format!("{what}: {}", short(&error.to_string())), &hint)
         })?;
         Ok(Self {
             value,
             digest: Sha256::digest(&bytes).to_vec(),
         })
     }
+}
+
+/// A parser's words without the middle of what they quote: a request may be long, and its refusal is a line.
+fn short(text: &str) -> String {
+    const START: usize = 160;
+    const END: usize = 60;
+    let length = text.chars().count();
+    if length <= START + END {
+        return text.to_owned();
+    }
+    let start = text.chars().take(START);
+    let end = text.chars().skip(length - END);
+    start.chain("...".chars()).chain(end).collect()
 }
 
 /// The field or value that serde's `text` calls unknown, and the one of the settings, or of those it lists, that is near

@@ -1,44 +1,61 @@
 //! The HTTP connections: bounded in number, in the time of their heads, and in the time of their end.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use grid_listen::{Door, Held};
+use hyper::{
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::app::App;
 
-/// Connections that may be open at once; more wait in the listener's backlog.
-const CONNECTIONS: usize = 8192;
-/// How long a request's head may take, also the first of an idle connection.
-const HEAD: Duration = Duration::from_secs(30);
+/// The largest head of a request: paths, tokens and keys are short. Larger ones are answered with 431.
+const HEAD_BYTES: usize = 16 * 1024;
+/// How much of a connection's input is kept before it is taken: bounds the memory of a fast sender.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves until the master is asked to end, then lets requests go on for the time of its drain.
 pub(crate) async fn serve(app: Arc<App>, router: Router, listener: TcpListener) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let limits = &app.settings.limits;
+    let mut door = Door::new(
+        listener,
+        grid_listen::Limits {
+            connections: limits.http_connections.min(grid_listen::open_files() / 4),
+            // A connection without a request is one whose next head does not come.
+            idle: None,
+            stall: limits.stall,
+        },
+    );
     let connections = TaskTracker::new();
     let cut = CancellationToken::new();
     loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &slots) => accepted,
+        let connection = tokio::select! {
+            connection = door.accept() => connection,
             () = app.shutdown.cancelled() => break,
         };
-        let Some((stream, slot)) = accepted else {
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
+        let (visit, routes) = (connection.visit(), TowerToHyperService::new(router.clone()));
+        let service = service_fn(move |request| {
+            let busy = visit.busy();
+            let answer = routes.call(request);
+            async move { Ok::<_, Infallible>(answer.await?.map(|body| Held::new(body, busy))) }
+        });
         let (app, cut) = (app.clone(), cut.clone());
         connections.spawn(async move {
             app.grid.metrics.connections.inc();
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .serve_connection(TokioIo::new(stream), service);
+                .header_read_timeout(app.settings.limits.head)
+                .max_header_size(HEAD_BYTES)
+                .max_buf_size(READ_BUFFER_BYTES)
+                .serve_connection(TokioIo::new(connection), service);
             tokio::pin!(connection);
             let serving = async {
                 tokio::select! {
@@ -55,10 +72,9 @@ pub(crate) async fn serve(app: Arc<App>, router: Router, listener: TcpListener) 
                 tracing::debug!(%error, "a connection broke off");
             }
             app.grid.metrics.connections.dec();
-            drop(slot);
         });
     }
-    drop(listener);
+    drop(door);
     connections.close();
     if tokio::time::timeout(app.settings.drain, connections.wait())
         .await
@@ -70,28 +86,5 @@ pub(crate) async fn serve(app: Arc<App>, router: Router, listener: TcpListener) 
         );
         cut.cancel();
         connections.wait().await;
-    }
-}
-
-type Slot = tokio::sync::OwnedSemaphorePermit;
-
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, Slot)> {
-    // The semaphore is never closed.
-    let slot = slots.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // Answers are small and awaited: better sent at once than gathered.
-            let _ = stream.set_nodelay(true);
-            Some((stream, slot))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a connection cannot be accepted");
-            // Out of descriptors, most likely: taking a breath keeps this loop from spinning.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            None
-        }
     }
 }

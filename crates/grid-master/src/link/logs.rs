@@ -19,7 +19,7 @@ use crate::{auth, error::ApiError};
 /// Frames between the agent's call and the reader.
 const FRAMES: usize = 4;
 /// Logs of one agent that may be read at once. Each may hold a window's worth of unread bytes on the agent's
-/// connection, which the connection's own window has room for (see `server`).
+/// connection, which the connection's own window has room for (see `serve`).
 pub(crate) const MAX_PER_AGENT: usize = 64;
 /// How long the agent may take to open the log.
 const OPEN: Duration = Duration::from_secs(10);

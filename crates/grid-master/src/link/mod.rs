@@ -1,14 +1,16 @@
 //! The agents' side: one session per agent, and a stream per log that somebody reads.
 
+mod hello;
 mod logs;
 mod outbox;
+mod serve;
 mod service;
 
 use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 
-pub(crate) use logs::{LogHub, LogReader, MAX_PER_AGENT as MAX_LOGS_PER_AGENT};
+pub(crate) use logs::{LogHub, LogReader};
 pub(crate) use outbox::Outbox;
+pub(crate) use serve::serve;
 pub(crate) use service::Link;
 
 /// How long a question may wait for its answer.
@@ -55,6 +58,8 @@ pub(crate) struct Session {
     next_question: AtomicU64,
     heard: Mutex<Heard>,
     pub(crate) ended: CancellationToken,
+    /// A newer session speaks for the agent.
+    replaced: AtomicBool,
 }
 
 impl Session {
@@ -67,6 +72,7 @@ impl Session {
             next_question: AtomicU64::new(1),
             heard: Mutex::new(Heard::now()),
             ended: CancellationToken::new(),
+            replaced: AtomicBool::new(false),
         }
     }
 
@@ -78,6 +84,12 @@ impl Session {
     /// When the agent was heard last.
     pub(crate) fn heard(&self) -> Heard {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the session because a newer one has begun.
+    pub(crate) fn replace(&self) {
+        self.replaced.store(true, Ordering::Release);
+        self.end();
     }
 
     /// Ends the session; whoever waits for an answer is told so.

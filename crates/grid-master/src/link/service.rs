@@ -1,10 +1,15 @@
 //! The gRPC service that agents call.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures::Stream;
 use grid_client::Role;
-use grid_platform_api::{Error, ErrorKind, NodeId};
+use grid_listen::{Busy, Visit};
+use grid_platform_api::{Error, ErrorKind, ErrorReport, NodeId};
 use grid_proto::{
     Observation, Want, Wish as WireWish,
     v1::{self, agent_link_server::AgentLink, from_agent, from_master},
@@ -14,18 +19,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::Session;
+use super::{Session, hello::check_hello};
 use crate::{
     app::App,
     auth,
     error::to_status,
-    store::row::{AgentInfo, NodeRow, TokenRow, Wish},
+    store::row::{NodeRow, TokenRow, Wish},
 };
 
-/// How long an agent may take to say hello, or a log's first frame to come.
-const HELLO: Duration = Duration::from_secs(10);
 /// Messages between a session's writer and its connection.
 const QUEUE: usize = 16;
+/// The longest report of one node, or of one error, in bytes: its settings and the last lines of its log.
+const REPORT_BYTES: usize = 256 * 1024;
 
 /// The service.
 #[derive(Clone)]
@@ -45,6 +50,33 @@ impl Link {
         auth::allow(&token, &[Role::Agent])
             .map_err(|e| to_status(Code::PermissionDenied, &e.report))?;
         Ok(token)
+    }
+
+    /// The first message of a call; `None` when there is none.
+    async fn first<T>(&self, inbound: &mut Streaming<T>) -> Result<Option<T>, Status> {
+        let limit = self.app.settings.limits.hello;
+        match tokio::time::timeout(limit, inbound.message()).await {
+            Ok(Ok(first)) => Ok(first),
+            Ok(Err(status)) => {
+                let error = Error::new(
+                    ErrorKind::InvalidConfig,
+                    format!("the call's first message cannot be read: {}", status.message()),
+                )
+                .with_hint("Run agent and master of one version, and let only agents speak to this address.");
+                Err(refuse(Code::InvalidArgument, &error))
+            }
+            Err(_) => {
+                let error = Error::new(
+                    ErrorKind::Timeout,
+                    format!(
+                        "nothing was said for {} ms after the call began",
+                        limit.as_millis()
+                    ),
+                )
+                .with_hint("Begin the call again, and with its first message.");
+                Err(refuse(Code::DeadlineExceeded, &error))
+            }
+        }
     }
 
     /// Reads the hello and lets the agent in, or says why not.
@@ -68,7 +100,7 @@ impl Link {
         match admitted {
             Ok(()) => Ok(Arc::new(Session::new(agent, hello.install_id))),
             Err((code, error)) => {
-                tracing::warn!(agent = %agent.escape_debug(), error = %error, "an agent is refused");
+                tracing::warn!(agent = %grid_platform_api::printable(&agent), error = %error, "an agent is refused");
                 // Shown to people only when it is the agent they know by that name, not an impostor.
                 if code == Code::FailedPrecondition && self.app.owns(&agent, &hello.install_id) {
                     self.app.grid.refused(&agent, error.to_report());
@@ -88,13 +120,14 @@ impl AgentLink for Link {
         request: Request<Streaming<v1::FromAgent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let token = self.authenticate(request.metadata())?;
+        let busy = request.extensions().get().map(Visit::busy);
         let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(HELLO, inbound.message()).await;
-        let Ok(Ok(Some(v1::FromAgent {
+        let Some(v1::FromAgent {
             message: Some(from_agent::Message::Hello(hello)),
-        }))) = first
+        }) = self.first(&mut inbound).await?
         else {
-            let error = Error::new(ErrorKind::InvalidConfig, "a session begins with a hello");
+            let error = Error::new(ErrorKind::InvalidConfig, "a session begins with a hello")
+                .with_hint("Run agent and master of one version.");
             return Err(refuse(Code::InvalidArgument, &error));
         };
         let session = self.admit(hello, &token).await?;
@@ -105,7 +138,7 @@ impl AgentLink for Link {
         app.tasks.spawn(write(app.clone(), session.clone(), sender));
         let revoked = app.grid.revoked(&token.id);
         app.tasks
-            .spawn(read(app.clone(), session, inbound, revoked));
+            .spawn(read(app.clone(), session, inbound, revoked, busy));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -114,10 +147,11 @@ impl AgentLink for Link {
         request: Request<Streaming<v1::LogFrame>>,
     ) -> Result<Response<v1::PushLogsDone>, Status> {
         let token = self.authenticate(request.metadata())?;
+        let _busy = request.extensions().get().map(Visit::busy);
         let mut inbound = request.into_inner();
-        let first = tokio::time::timeout(HELLO, inbound.message()).await;
-        let Ok(Ok(Some(first))) = first else {
-            let error = Error::new(ErrorKind::InvalidConfig, "a log begins with a frame");
+        let Some(first) = self.first(&mut inbound).await? else {
+            let error = Error::new(ErrorKind::InvalidConfig, "a log begins with a frame")
+                .with_hint("Run agent and master of one version.");
             return Err(refuse(Code::InvalidArgument, &error));
         };
         let install_id = token.install_id.as_deref().unwrap_or_default();
@@ -152,74 +186,6 @@ fn broken(status: &Status) -> v1::LogFrame {
         error_json: grid_proto::report_to_json(&error.to_report()),
         ..v1::LogFrame::default()
     }
-}
-
-/// Whether the agent may be let in, by what it says of itself.
-fn check_hello(app: &App, hello: &v1::Hello) -> Result<AgentInfo, Error> {
-    let invalid = |message: String| Error::new(ErrorKind::InvalidConfig, message);
-    if hello.protocol != grid_proto::PROTOCOL {
-        return Err(invalid(format!(
-            "the agent speaks protocol {}, and this master speaks {}",
-            hello.protocol,
-            grid_proto::PROTOCOL
-        ))
-        .with_hint("Run agent and master of one version."));
-    }
-    let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    let id = &hello.agent_id;
-    if id.is_empty() || id.len() > 63 || !id.chars().all(name) {
-        return Err(invalid(format!(
-            "`{}` is not an agent id",
-            id.escape_debug()
-                .to_string()
-                .chars()
-                .take(60)
-                .collect::<String>()
-        ))
-        .with_hint("Set `[agent] agent_id` to 1 to 63 letters, digits, `-`, `_` and `.`."));
-    }
-    if hello.install_id.is_empty() || hello.install_id.len() > 128 {
-        return Err(invalid("the agent names no install id".to_owned()));
-    }
-    check_history(app, hello)?;
-    let json = |what: &str, text: &str| -> Result<Option<serde_json::Value>, Error> {
-        match text {
-            "" => Ok(None),
-            text => serde_json::from_str(text)
-                .map(Some)
-                .map_err(|e| invalid(format!("the agent's {what} cannot be read")).with_source(e)),
-        }
-    };
-    // What only a newer version knows is left out: it is asked for by nobody here.
-    Ok(AgentInfo {
-        version: hello.version.clone(),
-        platform: hello.platform.clone(),
-        capabilities: json("capabilities", &hello.capabilities_json)?
-            .and_then(|v| serde_json::from_value(v).ok())
-            .unwrap_or_default(),
-        labels: hello.labels.clone().into_iter().collect(),
-        max_storage_nodes: hello.max_storage_nodes,
-        memory_mb: hello.memory_mb,
-        cpu_millis: hello.cpu_millis,
-        default_program: json("default program", &hello.default_program_json)?
-            .and_then(|v| serde_json::from_value(v).ok()),
-        default_health: json("default health check", &hello.default_health_json)?
-            .and_then(|v| serde_json::from_value(v).ok()),
-    })
-}
-
-/// An agent of another grid, or one that has seen more than this store, is told so and goes on as it is.
-fn check_history(app: &App, hello: &v1::Hello) -> Result<(), Error> {
-    if hello.grid_id.is_empty() {
-        return Ok(());
-    }
-    let seen = grid_proto::Fence {
-        grid_id: hello.grid_id.clone(),
-        epoch: hello.epoch,
-        revision: hello.revision,
-        lineage: hello.lineage.clone(),
-    };
-    app.grid.admits(&seen)
 }
 
 /// Tells the agent what it has to be told, until the session ends.
@@ -274,9 +240,27 @@ async fn write(
     };
     if closed.is_ok() {
         // The agent reconnects; a full channel means that it does not read, and needs no reason.
-        let _ = sender.try_send(Err(Status::unavailable("the session is over: reconnect")));
+        let _ = sender.try_send(Err(over(&session)));
     }
     session.end();
+}
+
+/// What ends a session, as its agent is told.
+fn over(session: &Session) -> Status {
+    if !session.replaced.load(Ordering::Acquire) {
+        return Status::unavailable("the session is over: reconnect");
+    }
+    let error = Error::new(
+        ErrorKind::OwnedByOther,
+        format!(
+            "another agent of the same install took the place of `{}`",
+            session.agent
+        ),
+    )
+    .with_hint(
+        "Run one agent only with this state directory, and none with a copy of it: a copy has the same install id.",
+    );
+    refuse(Code::AlreadyExists, &error)
 }
 
 /// The agent's end of the session is gone.
@@ -351,6 +335,7 @@ async fn read(
     session: Arc<Session>,
     mut inbound: Streaming<v1::FromAgent>,
     revoked: CancellationToken,
+    _busy: Option<Busy>,
 ) {
     loop {
         let next = tokio::select! {
@@ -391,7 +376,7 @@ async fn read(
 
 fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
     let agent = session.agent.as_str();
-    let observation = |wire: v1::NodeObserved| match Observation::try_from(wire) {
+    let observation = |wire: v1::NodeObserved| match observed(wire) {
         Ok(observation) => Some(observation),
         Err(error) => {
             tracing::warn!(agent, error = %error.report().trim_end(), "a report is ignored");
@@ -414,7 +399,7 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
             }
         }
         from_agent::Message::Applied(applied) => {
-            let error = grid_proto::report_from_json(&applied.error_json);
+            let error = bounded(&applied.error_json);
             let Ok(id) = NodeId::new(applied.node_id) else {
                 return;
             };
@@ -431,4 +416,27 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
         from_agent::Message::Answer(answer) => session.answer(answer),
         from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
     }
+}
+
+fn observed(wire: v1::NodeObserved) -> Result<Observation, Error> {
+    if wire.node_json.len() > REPORT_BYTES {
+        return Err(Error::new(
+            ErrorKind::InvalidConfig,
+            format!("a reported node is longer than {REPORT_BYTES} bytes"),
+        ));
+    }
+    Observation::try_from(wire)
+}
+
+/// The error that an agent tells of a node, which is kept and shown.
+fn bounded(json: &str) -> Option<ErrorReport> {
+    if json.len() > REPORT_BYTES {
+        let error = Error::new(
+            ErrorKind::Internal,
+            format!("the agent's error is longer than {REPORT_BYTES} bytes"),
+        )
+        .with_hint("Look into the agent's log.");
+        return Some(error.to_report());
+    }
+    grid_proto::report_from_json(json)
 }

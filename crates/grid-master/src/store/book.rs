@@ -14,7 +14,7 @@ use super::row::{AgentRow, NodeRow, RequestRow, SeenRow, TokenRow};
 pub(crate) enum Delta {
     /// A wish is new, changed or gone, at this revision.
     Node(NodeId, Option<Arc<NodeRow>>, u64),
-    Agent(Arc<AgentRow>),
+    Agent(String, Option<Arc<AgentRow>>),
     Token(String, Option<Arc<TokenRow>>),
     Request(String, Option<Arc<RequestRow>>),
     /// Lazily kept, and not part of the [`Book`].
@@ -95,8 +95,11 @@ impl Book {
                     }
                 }
             }
-            Delta::Agent(row) => {
-                self.agents.insert(row.id.clone(), row.clone());
+            Delta::Agent(id, Some(row)) => {
+                self.agents.insert(id.clone(), row.clone());
+            }
+            Delta::Agent(id, None) => {
+                self.agents.remove(id);
             }
             Delta::Token(id, row) => replace(&mut self.tokens, id, row),
             Delta::Request(key, row) => replace(&mut self.requests, key, row),
@@ -171,7 +174,12 @@ impl<'a> Tx<'a> {
     }
 
     pub(crate) fn put_agent(&mut self, row: AgentRow) {
-        self.deltas.push(Delta::Agent(Arc::new(row)));
+        self.deltas
+            .push(Delta::Agent(row.id.clone(), Some(Arc::new(row))));
+    }
+
+    pub(crate) fn delete_agent(&mut self, id: &str) {
+        self.deltas.push(Delta::Agent(id.to_owned(), None));
     }
 
     pub(crate) fn put_token(&mut self, row: TokenRow) {

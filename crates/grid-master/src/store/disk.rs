@@ -162,7 +162,7 @@ impl Disk {
                         revision = revision.max(Some(*at));
                         put(&mut nodes, id.as_str(), row.as_deref())?;
                     }
-                    Delta::Agent(row) => put(&mut agents, &row.id, Some(&**row))?,
+                    Delta::Agent(id, row) => put(&mut agents, id, row.as_deref())?,
                     Delta::Token(id, row) => put(&mut tokens, id, row.as_deref())?,
                     Delta::Request(key, row) => put(&mut requests, key, row.as_deref())?,
                     Delta::Seen(id, row) => put(&mut seen, id.as_str(), row.as_deref())?,
@@ -356,7 +356,7 @@ fn read(database: &Database) -> Result<Option<(Contents, u64)>, Fault> {
         book.apply(&Delta::Node(row.id.clone(), Some(Arc::new(row)), revision));
     })?;
     each(&txn, AGENTS, |_, row: AgentRow| {
-        book.apply(&Delta::Agent(Arc::new(row)));
+        book.apply(&Delta::Agent(row.id.clone(), Some(Arc::new(row))));
     })?;
     each(&txn, TOKENS, |key, row: TokenRow| {
         book.apply(&Delta::Token(key, Some(Arc::new(row))));

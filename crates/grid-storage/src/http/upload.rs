@@ -1,6 +1,9 @@
 //! `PUT`: a body from the network into the store, in bounded memory.
 
+use std::time::Instant;
+
 use bytes::{Bytes, BytesMut};
+use grid_listen::Patience;
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
@@ -100,10 +103,11 @@ async fn receive(
     body: &mut Incoming,
     length: Option<u64>,
 ) -> Result<Body, Error> {
+    let mut patience = Patience::new(app.limits.stall_timeout);
     let mut small = BytesMut::new();
     if length.is_none_or(|length| length <= INLINE_BYTES as u64) {
         loop {
-            match next_frame(app, body).await? {
+            match next_frame(app, &mut patience, body).await? {
                 None => return Ok(Body::Inline(small.freeze())),
                 Some(bytes) => small.extend_from_slice(&bytes),
             }
@@ -122,7 +126,7 @@ async fn receive(
     };
     let mut received = small.len() as u64;
     upload.push(small.freeze()).await?;
-    while let Some(bytes) = next_frame(app, body).await? {
+    while let Some(bytes) = next_frame(app, &mut patience, body).await? {
         received += bytes.len() as u64;
         if received > app.limits.max_object_bytes {
             return Err(too_large(app));
@@ -133,9 +137,13 @@ async fn receive(
 }
 
 /// The next bytes of the body; `None` at its end.
-async fn next_frame(app: &App, body: &mut Incoming) -> Result<Option<Bytes>, Error> {
-    let stall = app.limits.stall_timeout;
+async fn next_frame(
+    app: &App,
+    patience: &mut Patience,
+    body: &mut Incoming,
+) -> Result<Option<Bytes>, Error> {
     loop {
+        let begun = Instant::now();
         let incomplete = |message: String| {
             Error::new(
                 ErrorKind::IncompleteBody,
@@ -143,12 +151,12 @@ async fn next_frame(app: &App, body: &mut Incoming) -> Result<Option<Bytes>, Err
                 "Send the object again; nothing was stored.",
             )
         };
-        let frame = tokio::time::timeout(stall, body.frame())
+        let frame = tokio::time::timeout(patience.left(), body.frame())
             .await
             .map_err(|_| {
                 incomplete(format!(
-                    "nothing of the body arrived for {} s",
-                    stall.as_secs()
+                    "nothing of the body, or too little, arrived for {} s",
+                    app.limits.stall_timeout.as_secs()
                 ))
             })?;
         match frame {
@@ -157,6 +165,8 @@ async fn next_frame(app: &App, body: &mut Incoming) -> Result<Option<Bytes>, Err
                 return Err(incomplete("the body ended early".to_owned()).with_source(source));
             }
             Some(Ok(frame)) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                patience.progress(begun.elapsed(), bytes);
                 // Trailers carry nothing that is kept.
                 if let Ok(data) = frame.into_data() {
                     app.metrics.received(data.len() as u64);
