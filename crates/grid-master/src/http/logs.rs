@@ -19,7 +19,11 @@ use super::{
     extract::{Id, Params, Reader},
     nodes::session_of,
 };
-use crate::{app::App, error::ApiError, link::LogReader};
+use crate::{
+    app::App,
+    error::ApiError,
+    link::{LogReader, broken_off},
+};
 
 /// Where a log begins when the request does not say.
 const TAIL: usize = 100;
@@ -51,6 +55,7 @@ pub(super) async fn logs(
         app,
         reader,
         next: Some(first),
+        over: false,
     };
     let headers = [
         (header::CONTENT_TYPE, "application/x-ndjson"),
@@ -59,9 +64,14 @@ pub(super) async fn logs(
     let body = stream::unfold(state, |mut state| async move {
         let frame = match state.next.take() {
             Some(frame) => frame,
+            None if state.over => return None,
             None => tokio::select! {
                 frame = state.reader.next() => frame?,
-                () = state.app.shutdown.cancelled() => return None,
+                // Not the log's end: who follows it goes on with the next master.
+                () = state.app.shutdown.cancelled() => {
+                    state.over = true;
+                    broken_off("the master is ending")
+                }
                 () = state.revoked.cancelled() => return None,
             },
         };
@@ -76,6 +86,8 @@ struct State {
     revoked: CancellationToken,
     reader: LogReader,
     next: Option<v1::LogFrame>,
+    /// Nothing follows any more.
+    over: bool,
 }
 
 impl Drop for State {

@@ -27,11 +27,30 @@ const OPEN: Duration = Duration::from_secs(10);
 /// How long the answer to a log that is followed may be held back for an error to come instead of lines.
 const SETTLE: Duration = Duration::from_millis(250);
 
+/// What comes of a log.
+pub(crate) enum Piece {
+    Frame(v1::LogFrame),
+    /// The log ended, and did not break off: said aloud, because a call that is lost with its connection is dropped
+    /// without a word.
+    End,
+}
+
 /// One log that is awaited or being read.
 struct Waiting {
     install_id: String,
     /// Taken by the agent's call.
-    frames: Option<mpsc::Sender<v1::LogFrame>>,
+    pieces: Option<mpsc::Sender<Piece>>,
+}
+
+/// The last frame of a log that did not come to its end.
+pub(crate) fn broken_off(why: &str) -> v1::LogFrame {
+    let error = Error::new(ErrorKind::Unavailable, "the agent's log stream broke off")
+        .with_hint("Read on with the last line's `cursor`.")
+        .with_source(std::io::Error::other(why.to_owned()));
+    v1::LogFrame {
+        error_json: grid_proto::report_to_json(&error.to_report()),
+        ..v1::LogFrame::default()
+    }
 }
 
 /// All logs that are awaited or being read.
@@ -44,7 +63,8 @@ pub(crate) struct LogHub {
 pub(crate) struct LogReader {
     hub: Arc<LogHub>,
     id: u64,
-    frames: mpsc::Receiver<v1::LogFrame>,
+    pieces: mpsc::Receiver<Piece>,
+    over: bool,
 }
 
 impl LogHub {
@@ -65,7 +85,7 @@ impl LogHub {
     ) -> Result<(LogReader, v1::LogFrame), ApiError> {
         // Random, so that an agent's late answer to a master that was restarted finds nobody.
         let id = u64::from_le_bytes(auth::random()?);
-        let (sender, frames) = mpsc::channel(FRAMES);
+        let (sender, pieces) = mpsc::channel(FRAMES);
         {
             let mut logs = self.logs();
             let busy = logs
@@ -85,14 +105,15 @@ impl LogHub {
             }
             let waiting = Waiting {
                 install_id: session.install_id.clone(),
-                frames: Some(sender),
+                pieces: Some(sender),
             };
             logs.insert(id, waiting);
         }
         let mut reader = LogReader {
             hub: self.clone(),
             id,
-            frames,
+            pieces,
+            over: false,
         };
         session
             .outbox
@@ -129,11 +150,11 @@ impl LogHub {
     }
 
     /// The reader's end of the log that an agent's call names; `None` when nobody of that install's waits for it.
-    pub(crate) fn claim(&self, id: u64, install_id: &str) -> Option<mpsc::Sender<v1::LogFrame>> {
+    pub(crate) fn claim(&self, id: u64, install_id: &str) -> Option<mpsc::Sender<Piece>> {
         self.logs()
             .get_mut(&id)
             .filter(|w| w.install_id == install_id)?
-            .frames
+            .pieces
             .take()
     }
 }
@@ -155,9 +176,22 @@ impl LogReader {
         next.unwrap_or(first)
     }
 
-    /// The next frame; `None` at the end.
+    /// The next frame; `None` at the end. A log that breaks off ends with a frame that says so.
     pub(crate) async fn next(&mut self) -> Option<v1::LogFrame> {
-        self.frames.recv().await
+        if self.over {
+            return None;
+        }
+        match self.pieces.recv().await {
+            Some(Piece::Frame(frame)) => Some(frame),
+            Some(Piece::End) => {
+                self.over = true;
+                None
+            }
+            None => {
+                self.over = true;
+                Some(broken_off("the agent is away"))
+            }
+        }
     }
 }
 

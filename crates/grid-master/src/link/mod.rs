@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::ApiError;
 
-pub(crate) use logs::{LogHub, LogReader};
+pub(crate) use logs::{LogHub, LogReader, broken_off};
 pub(crate) use outbox::Outbox;
 pub(crate) use serve::serve;
 pub(crate) use service::Link;

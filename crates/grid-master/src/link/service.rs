@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::{Session, hello::check_hello};
+use super::{Session, hello::check_hello, logs::Piece};
 use crate::{
     app::App,
     auth,
@@ -163,28 +163,30 @@ impl AgentLink for Link {
         let mut next = Some(first);
         while let Some(frame) = next {
             tokio::select! {
-                sent = reader.send(frame) => if sent.is_err() { break },
+                sent = reader.send(Piece::Frame(frame)) => if sent.is_err() { break },
                 () = revoked.cancelled() => break,
             }
-            next = tokio::select! {
-                () = reader.closed() => None,
-                () = revoked.cancelled() => None,
-                () = self.app.shutdown.cancelled() => None,
-                frame = inbound.message() => frame.unwrap_or_else(|status| Some(broken(&status))),
+            let told = tokio::select! {
+                () = reader.closed() => break,
+                () = revoked.cancelled() => break,
+                () = self.app.shutdown.cancelled() => break,
+                told = inbound.message() => told,
+            };
+            next = match told {
+                Ok(Some(frame)) => Some(frame),
+                Ok(None) => {
+                    // A reader that is gone needs no end.
+                    let _ = reader.send(Piece::End).await;
+                    None
+                }
+                // Without an end the log counts as broken off.
+                Err(status) => {
+                    tracing::debug!(%status, "an agent's log broke off");
+                    None
+                }
             };
         }
         Ok(Response::new(v1::PushLogsDone {}))
-    }
-}
-
-/// The last frame of a log whose agent went away.
-fn broken(status: &Status) -> v1::LogFrame {
-    let error = Error::new(ErrorKind::Unavailable, "the agent's log stream broke off")
-        .with_hint("Read on with the last line's `cursor`.")
-        .with_source(std::io::Error::other(status.message().to_owned()));
-    v1::LogFrame {
-        error_json: grid_proto::report_to_json(&error.to_report()),
-        ..v1::LogFrame::default()
     }
 }
 

@@ -171,6 +171,58 @@ async fn a_reader_that_goes_ends_the_agents_call() {
     grid.end().await;
 }
 
+/// A log that is followed and has told one line: its reader, and the agent's call.
+async fn followed(
+    grid: &Grid,
+    agent: &mut Agent,
+) -> (
+    reqwest::Response,
+    mpsc::Sender<v1::LogFrame>,
+    tokio::task::JoinHandle<Result<(), tonic::Status>>,
+) {
+    let opening = grid.follow("/api/grid/nodes/n1/logs?follow=true", None);
+    let serving = async {
+        let open = asked(agent).await;
+        let frame = v1::LogFrame {
+            request_id: open.request_id,
+            items: vec![line("one")],
+            ..v1::LogFrame::default()
+        };
+        push(agent, vec![frame]).await
+    };
+    let (mut reader, (sender, call)) = tokio::join!(opening, serving);
+    assert!(reader.chunk().await.unwrap().is_some());
+    (reader, sender, call)
+}
+
+/// The last record of what is left to read; `None` when nothing is.
+async fn last_record(reader: reqwest::Response) -> Option<Value> {
+    let text = tokio::time::timeout(LONG, reader.text()).await;
+    let text = text.unwrap().unwrap();
+    text.lines()
+        .last()
+        .map(|it| serde_json::from_str(it).unwrap())
+}
+
+#[tokio::test]
+async fn a_log_that_is_followed_ends_without_a_word_only_where_the_log_ends() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    node(&grid, &mut agent).await;
+    let (reader, sender, call) = followed(&grid, &mut agent).await;
+    drop(sender);
+    call.await.unwrap().unwrap();
+    assert_eq!(last_record(reader).await, None);
+
+    // The master ends, and not the log.
+    let (reader, _sender, _call) = followed(&grid, &mut agent).await;
+    let (record, ()) = tokio::join!(last_record(reader), grid.end());
+    let record = record.expect("it says that it broke off");
+    assert_eq!(record["type"], "error");
+    assert_eq!(record["error"]["kind"], "unavailable");
+    assert_eq!(record["error"]["retryable"], true);
+}
+
 /// A reader that takes the answer's head and then nothing more, with little room in its socket.
 async fn stalled_reader(grid: &Grid, path: &str) -> tokio::net::TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
