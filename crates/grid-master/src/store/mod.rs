@@ -222,7 +222,8 @@ impl Writer {
             let mut deltas = Vec::new();
             let mut replies = Vec::new();
             let mut next = Some(first);
-            self.recover();
+            // Nobody waits for it here any more.
+            let _ = self.recover();
             self.failed.store(!self.disk.is_open(), Ordering::Release);
             while let Some(job) = next {
                 let mut tx = Tx::new(&self.book);
@@ -253,10 +254,11 @@ impl Writer {
         })
     }
 
-    /// After a failed write: opens the file again and learns what holds. While it cannot be opened, writes fail.
-    fn recover(&mut self) {
+    /// After a failed write: opens the file again and learns what holds; whether what failed does. While it cannot be
+    /// opened, writes fail.
+    fn recover(&mut self) -> bool {
         match self.disk.reopen() {
-            Ok(None) => {}
+            Ok(None) => false,
             Ok(Some(landed)) => {
                 let deltas = std::mem::take(&mut self.doubtful);
                 if landed {
@@ -264,9 +266,11 @@ impl Writer {
                     self.listener.committed(&deltas);
                 }
                 tracing::warn!(landed, "the store was opened again after a failed write");
+                landed
             }
             Err(error) => {
                 tracing::error!(error = %error.report().trim_end(), "the store cannot be opened again");
+                false
             }
         }
     }
@@ -278,13 +282,15 @@ impl Writer {
             if let Err(error) = self.disk.write(deltas) {
                 tracing::error!(error = %error.report().trim_end(), "a change could not be stored");
                 self.book = self.listener.book();
-                // Before the answers, so that whoever has one can see it.
-                self.failed.store(true, Ordering::Release);
                 if was_open {
                     self.doubtful = deltas.to_vec();
                 }
+                // At once: who is told that it failed, and finds that it did, must not find it done later.
+                let landed = self.recover() && was_open;
+                // Before the answers, so that whoever has one can see it.
+                self.failed.store(!self.disk.is_open(), Ordering::Release);
                 for reply in replies {
-                    reply(Err(copy(&error)));
+                    reply(if landed { Ok(()) } else { Err(copy(&error)) });
                 }
                 return;
             }
@@ -362,7 +368,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failed_write_is_told_and_the_next_one_works() {
+    async fn a_failed_write_is_told_unless_it_holds_and_the_next_one_works() {
         for landed in [false, true] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("store.redb");
@@ -371,18 +377,24 @@ mod tests {
             let told = Arc::new(Told(Mutex::new(book.clone())));
             opened.disk.fail_next = Some(landed);
             let store = opened.start(book, told.clone()).unwrap();
-            assert_eq!(
-                add(&store, "lost").await.unwrap_err().kind(),
-                ErrorKind::Exhausted
-            );
-            assert!(
-                tokens(&told.book()).is_empty(),
-                "nothing is shown that was not acknowledged"
-            );
+            let told_of = add(&store, "first").await.map_err(|e| e.kind());
+            let expect = if landed {
+                Ok(())
+            } else {
+                Err(ErrorKind::Exhausted)
+            };
+            assert_eq!(told_of, expect);
+            // What is shown is what was told, from the answer on.
+            let expect: &[&str] = if landed { &["first"] } else { &[] };
+            assert_eq!(tokens(&told.book()), expect);
             store.check().await.unwrap();
             add(&store, "next").await.unwrap();
             // What memory has is what the file has, also where the failed write had landed.
-            let expect: &[&str] = if landed { &["lost", "next"] } else { &["next"] };
+            let expect: &[&str] = if landed {
+                &["first", "next"]
+            } else {
+                &["next"]
+            };
             assert_eq!(tokens(&told.book()), expect);
             store.close();
             assert_eq!(tokens(&open(&path).contents.book), expect);
