@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use grid_client::{
-    CreateToken, CreatedToken, NodeSettings, SpawnRequest, State, Token, UpdateRequest,
-};
+use grid_client::{CreateToken, CreatedToken, NodeSettings, SpawnRequest, Token, UpdateRequest};
 use grid_platform_api::{Error, ErrorKind, NodeId, Result, Timestamp};
 use grid_proto::seal::SealKey;
 
@@ -128,16 +126,17 @@ impl App {
         .await
     }
 
-    /// Wishes that a node runs. One that has ended is tried again.
+    /// Wishes that a node runs. One that has ended, or whose last change has failed, is tried again.
     pub(crate) async fn start(&self, id: &NodeId) -> Result<()> {
         let grid = self.grid.clone();
         self.change_node(id, move |row| {
-            let at_rest = matches!(grid.last_state(&row), State::Failed | State::Stopped);
-            Ok((row.wish != Wish::Running || at_rest).then(|| NodeRow {
-                wish: Wish::Running,
-                generation: row.generation + 1,
-                ..row
-            }))
+            Ok(
+                (row.wish != Wish::Running || grid.waits_for_a_wish(&row)).then(|| NodeRow {
+                    wish: Wish::Running,
+                    generation: row.generation + 1,
+                    ..row
+                }),
+            )
         })
         .await
     }

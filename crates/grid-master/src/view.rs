@@ -34,8 +34,7 @@ pub(crate) fn state(wish: Option<&NodeRow>, seen: Option<&Seen>, unknown: bool) 
     };
     let applied = seen.map(|s| &s.applied);
     let acted = applied.is_some_and(|a| a.acted >= row.generation);
-    let given_up =
-        applied.is_some_and(|a| a.error.is_some() && a.is_final && a.generation >= row.generation);
+    let given_up = is_given_up(row, seen);
     match (row.wish, observed) {
         // A tombstone is on its way until the agent has acknowledged it.
         (Wish::Removed { .. }, _) => State::Stopping,
@@ -56,6 +55,12 @@ pub(crate) fn state(wish: Option<&NodeRow>, seen: Option<&Seen>, unknown: bool) 
             State::Pending
         }
     }
+}
+
+/// Whether the agent has failed at this wish, and waits for another.
+pub(crate) fn is_given_up(row: &NodeRow, seen: Option<&Seen>) -> bool {
+    let applied = seen.map(|s| &s.applied);
+    applied.is_some_and(|a| a.error.is_some() && a.is_final && a.generation >= row.generation)
 }
 
 /// What was seen of a node's program, as long as it is there as far as anyone knows: only then it has a process and a

@@ -133,11 +133,14 @@ impl Grid {
             .collect()
     }
 
-    /// How the node is, by what was last seen of it even when that is of the past.
-    pub(crate) fn last_state(&self, row: &NodeRow) -> State {
+    /// Whether the node would come to run, or to run as is wished, by another try alone: by what was last seen of it,
+    /// even when that is of the past.
+    pub(crate) fn waits_for_a_wish(&self, row: &NodeRow) -> bool {
         let inner = self.inner();
-        let seen = inner.seen(&row.agent, &row.id);
-        view::state(Some(row), seen.map(|s| &**s), false)
+        let seen = inner.seen(&row.agent, &row.id).map(|s| &**s);
+        let state = view::state(Some(row), seen, false);
+        // One that goes on running as it was before a change that failed waits too.
+        matches!(state, State::Failed | State::Stopped) || view::is_given_up(row, seen)
     }
 
     pub(crate) fn snapshot(&self) -> Snapshot {

@@ -132,6 +132,25 @@ async fn a_failure_is_shown_and_start_tries_again() {
         .await
         .expect(200);
     assert_eq!(again["generation"], started["generation"]);
+    // It runs as it did before a change that failed for good: starting it is another try.
+    let change = json!({"env": {"A": "1"}});
+    grid.call("PUT", path, change).await.expect(200);
+    let wish = agent.hear_node().await;
+    let failed = Said::Applied(v1::Applied {
+        node_id: "n1".into(),
+        generation: wish.generation,
+        error_json: grid_proto::report_to_json(&error.to_report()),
+        r#final: true,
+    });
+    agent.say(failed).await;
+    let node = grid.until(path, |a| a.body["error"].is_object()).await;
+    assert_eq!(node["state"], "running");
+    let started = grid
+        .call("POST", &format!("{path}/start"), json!({}))
+        .await
+        .expect(200);
+    assert!(started["generation"].as_u64() > node["generation"].as_u64());
+    assert!(started.get("error").is_none());
     grid.end().await;
 }
 
