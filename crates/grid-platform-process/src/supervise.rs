@@ -67,10 +67,15 @@ pub(crate) fn monitor(inner: &Arc<Inner>, node: &Arc<Node>, watched: Watched) {
         tokio::spawn(health::watch(registry, Arc::clone(node), generation));
     }
     let node = Arc::clone(node);
+    let mut news = node.subscribe();
     tokio::spawn(async move {
+        // The next start of the node, or of another one under its id, is in the same place: who went on looking there
+        // would take its shim for this one, and this one's remains would stay for as long as that lives.
+        let over = news.wait_for(|it| it.removed || it.intent.generation != generation);
         let gone = tokio::select! {
             biased;
             _ = closing.changed() => false,
+            _ = over => false,
             () = hear(&weak, &node, generation, report) => true,
         };
         if let Some(child) = child {

@@ -76,6 +76,32 @@ async fn a_node_lives_stops_starts_and_goes() {
 }
 
 #[tokio::test]
+async fn no_remains_wait_for_the_end_of_the_next_node_under_the_same_id() {
+    let place = Place::new();
+    let platform = place.open().await;
+    let mut shims = Vec::new();
+    for round in 0..60 {
+        let node = platform.spawn_node(sh("a", SLEEP).build().unwrap());
+        shims.push(parent(node.await.unwrap().pid.unwrap()));
+        // What follows is there at once, as in an update and in a restart.
+        if round % 2 == 0 {
+            platform.stop_node(&id("a")).await.unwrap();
+        } else {
+            let id = id("a");
+            platform.remove_node(&id, DataPolicy::Keep).await.unwrap();
+        }
+    }
+    let node = platform.spawn_node(sh("a", SLEEP).build().unwrap());
+    let last = parent(node.await.unwrap().pid.unwrap());
+    shims.retain(|it| *it != last);
+    eventually("every supervisor that ended is buried", || {
+        !shims.iter().any(|it| exists(*it))
+    })
+    .await;
+    clean(&platform).await;
+}
+
+#[tokio::test]
 async fn a_node_outlives_its_platform() {
     let place = Place::new();
     let platform = place.open().await;
