@@ -34,6 +34,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         rustc.args(["-C", option]);
     }
+    if env::var_os("CARGO_FEATURE_FAULT_POINTS").is_some() {
+        rustc.args(["--cfg", "fault_points"]);
+    }
     if let Some(linker) = env::var_os("RUSTC_LINKER") {
         let mut option = std::ffi::OsString::from("linker=");
         option.push(linker);

@@ -6,6 +6,7 @@
 )]
 
 mod bench;
+mod chaos;
 mod fail;
 mod fuzz;
 mod needs;
@@ -34,6 +35,8 @@ enum Task {
     Bench(bench::Args),
     /// Run the fuzz targets, each under what libFuzzer makes up.
     Fuzz(fuzz::Args),
+    /// Break a grid at random instants, and take a census of what is left.
+    Chaos(chaos::Args),
     /// What tests need from outside: bring it up, take it down, look.
     Testbed(testbed::Args),
     /// Check what the compiler does not: lints, edges, sizes, licences, feature sets, documents.
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Task::Test(args) => test::run(&args),
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
+        Task::Chaos(args) => chaos::run(&args),
         Task::Testbed(args) => testbed::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

@@ -43,6 +43,10 @@ pub async fn run_with(
 }
 
 async fn hold(settings: &Settings) -> Result<StateDir> {
+    #[cfg(feature = "fault-points")]
+    if let Some(dir) = &settings.agent.fault_dir {
+        grid_platform_api::fault::arm(dir);
+    }
     let path = state_path(settings)?.to_owned();
     blocking(move || StateDir::open(&path)).await
 }

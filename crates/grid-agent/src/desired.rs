@@ -8,7 +8,7 @@ use std::{
 };
 
 use grid_platform_api::{
-    DataPolicy, Error, ErrorKind, ErrorReport, NodeId, Result, SpawnConfig, checked,
+    DataPolicy, Error, ErrorKind, ErrorReport, NodeId, Result, SpawnConfig, checked, fault,
 };
 use grid_proto::{Fence, Want, Wish, durable, seal::SealKey, v1};
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,10 @@ impl DesiredFile {
         let bytes = serde_json::to_vec(&stored).map_err(|e| {
             Error::new(ErrorKind::Internal, "wishes have no JSON form").with_source(e)
         })?;
-        durable::write(&self.path, &checked::seal(bytes)).map_err(|e| self.fault("write", e))
+        fault::point("desired-before-save")
+            .and_then(|()| durable::write(&self.path, &checked::seal(bytes)))
+            .and_then(|()| fault::point("desired-after-save"))
+            .map_err(|e| self.fault("write", e))
     }
 
     fn seal(&self, entry: &Entry) -> Result<StoredEntry> {

@@ -63,3 +63,12 @@ snapshots! {
     a_secret_in_an_argument: ["spawn", "--secret", "key=hunter2", "--master", "http://127.0.0.1:1", "--state-dir", "none"];
     storage_beyond_loopback: ["storage", "--data-path", "data", "--listen", "0.0.0.0:0"];
 }
+
+#[test]
+fn no_fault_point_is_in_a_program_that_people_get() {
+    // Where points are armed: their code cannot do without the name, be it the agent's, the master's or the shim's.
+    let name = b"fault-points-armed";
+    let program = std::fs::read(env!("CARGO_BIN_EXE_grid")).unwrap();
+    let found = program.windows(name.len()).any(|it| it == name);
+    assert_eq!(found, cfg!(feature = "fault-points"));
+}

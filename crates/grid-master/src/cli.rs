@@ -68,6 +68,8 @@ struct File {
     events_kept: usize,
     drain_ms: u64,
     log_format: LogFormat,
+    #[cfg(feature = "fault-points")]
+    fault_dir: Option<PathBuf>,
 }
 
 impl Default for File {
@@ -83,6 +85,8 @@ impl Default for File {
             events_kept: settings.events_kept,
             drain_ms: ms(settings.drain),
             log_format: LogFormat::Text,
+            #[cfg(feature = "fault-points")]
+            fault_dir: None,
         }
     }
 }
@@ -99,6 +103,10 @@ impl Args {
             .flag("--log-format", "log_format", self.log_format.as_ref())
             .load::<File>()?
             .settings;
+        #[cfg(feature = "fault-points")]
+        if let Some(dir) = &file.fault_dir {
+            grid_platform_api::fault::arm(dir);
+        }
         let state_dir = match file.state_dir {
             Some(dir) => dir,
             None => environment.state_dir()?.join("master"),

@@ -7,6 +7,7 @@ mod digest;
 mod error;
 mod ext;
 mod failure;
+pub mod fault;
 mod id;
 mod locks;
 mod node;

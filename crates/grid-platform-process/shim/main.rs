@@ -6,6 +6,7 @@ mod budget;
 mod child;
 mod clients;
 mod failure;
+mod fault;
 mod log;
 mod node;
 #[allow(dead_code, reason = "the adapter uses the other half")]
@@ -41,11 +42,13 @@ fn main() -> ExitCode {
     });
     match started {
         Ok((node, executed)) => {
+            let _ = fault::point("shim-before-report");
             node::tell(&mut report, executed);
             drop(report);
             let clients = node.live();
             // The order is a promise: whoever is told may start the node again at once.
             drop(lock);
+            let _ = fault::point("shim-before-stopped");
             clients.stopped();
             ExitCode::SUCCESS
         }

@@ -3,6 +3,7 @@
 use crate::child;
 use crate::clients::Clients;
 use crate::failure::{Failure, at, malformed};
+use crate::fault;
 use crate::log::{Log, Marks};
 use crate::shared::launch::Launch;
 use crate::shared::policy::{Next, Policy};
@@ -155,6 +156,7 @@ impl Node {
         self.log.expect_growth()?;
         self.oom_kills = tree::oom_kills(&self.settings.cgroups);
         let pid = child::spawn(launch, self.log.file())?;
+        let _ = fault::point("shim-after-fork");
         let start = tree::start_time(pid);
         self.phase = Phase::Running {
             pid,

@@ -1,6 +1,7 @@
 //! The record on disk.
 
 use crate::failure::{Failure, at, malformed};
+use crate::fault;
 use crate::shared::record::{self, FILE, Record};
 use crate::shared::words::Stage;
 use crate::sys;
@@ -72,10 +73,10 @@ impl Store {
     pub(crate) fn save(&mut self) -> Result<(), Failure> {
         let seq = self.seq + 1;
         let (offset, slot) = self.record.encode(seq).ok_or(malformed(Stage::Record))?;
-        let written: io::Result<()> = self
-            .file
-            .write_all_at(&slot, offset)
-            .and_then(|()| self.file.sync_data());
+        let written: io::Result<()> = fault::point("shim-before-record")
+            .and_then(|()| self.file.write_all_at(&slot, offset))
+            .and_then(|()| self.file.sync_data())
+            .and_then(|()| fault::point("shim-after-record"));
         written.map_err(at(Stage::Record))?;
         self.seq = seq;
         Ok(())

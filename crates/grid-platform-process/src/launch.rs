@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result, SpawnConfig};
+use grid_platform_api::{ErrorKind, Failure, FailureReason, Program, Result, SpawnConfig, fault};
 use rustix::{
     fs::{MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags},
     pipe::PipeFlags,
@@ -110,6 +110,7 @@ pub(crate) fn start(
     trial: Option<Duration>,
 ) -> Result<()> {
     let id = node.id.clone();
+    fault::point("spawn-after-intent").cannot(format!("start the node `{id}`"))?;
     let dir = inner.node_dir(&id)?;
     let lock = OwnedFd::from(dir.lock(&id)?);
     let account = account(&inner.config, &intent)?;
@@ -156,8 +157,17 @@ pub(crate) fn start(
         report: &their_report,
         dir: dir.fd(),
     };
-    let child = spawn_patiently(&inner.shim.path, &[c"sutra-grid-shim", &name], &descriptors)
+    #[cfg(not(feature = "fault-points"))]
+    let args = [c"sutra-grid-shim", name.as_c_str()];
+    // A shim has no other way to be told where its fault points are armed.
+    #[cfg(feature = "fault-points")]
+    let faults = CString::new(fault::dir().map_or(&[][..], |it| it.as_os_str().as_bytes()))
+        .map_err(io::Error::other)
         .cannot(&context)?;
+    #[cfg(feature = "fault-points")]
+    let args = [c"sutra-grid-shim", name.as_c_str(), faults.as_c_str()];
+    let child = spawn_patiently(&inner.shim.path, &args, &descriptors).cannot(&context)?;
+    fault::point("spawn-after-fork").cannot(&context)?;
     // The shim has its own copies now.
     drop((lock, their_report));
     let generation = intent.generation;

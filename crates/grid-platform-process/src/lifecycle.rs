@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use grid_platform_api::{
     Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
-    SpawnConfig, SpawnedNode, Timestamp,
+    SpawnConfig, SpawnedNode, Timestamp, fault,
 };
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -65,7 +65,9 @@ pub(crate) async fn spawn(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Spa
     check_supported(inner, &config)?;
     let id = config.node_id.clone();
     let call = spawn_in_turn(Arc::clone(inner), config);
-    inner.locks.interruptible(&id, call).await
+    let spawned = inner.locks.interruptible(&id, call).await?;
+    fault::point("spawn-before-answer").cannot("answer")?;
+    Ok(spawned)
 }
 
 /// Refuses what this platform or its settings do not have.
@@ -261,6 +263,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
             .cannot(&what)?;
         dir.create_log().cannot(&what)?;
         dir.create_record().cannot(&what)?;
+        fault::point("spawn-before-intent").cannot(&what)?;
         dir.write_first_intent(&inner.nodes_dir, &intent)?;
         Ok(inner
             .registry
@@ -388,7 +391,8 @@ pub(crate) async fn stop(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
         )
         .await
     };
-    inner.locks.interrupt(id, call).await
+    inner.locks.interrupt(id, call).await?;
+    fault::point("stop-before-answer").cannot("answer")
 }
 
 /// Ends a start that did not become ready.
@@ -433,9 +437,14 @@ async fn end(
         let intent = Arc::new(intent);
         if !inner.lost_dir(&node.id) {
             let (to_write, dir) = (Arc::clone(&intent), inner.node_dir(&node.id)?);
-            blocking(move || dir.write_intent(&to_write)).await?;
+            blocking(move || {
+                fault::point("stop-before-intent").cannot("write the record of the node")?;
+                dir.write_intent(&to_write)
+            })
+            .await?;
         }
         inner.registry.update(&node, |it| it.intent = intent);
+        fault::point("stop-after-intent").cannot("stop the node")?;
     }
     let result = finish(&inner, &node, grace_ms).await;
     drop(turn);
@@ -467,6 +476,7 @@ pub(crate) async fn finish(
     let clean = stored.as_ref().is_some_and(|it| it.record.state.is_final());
     let (sweeping, intent) = (Arc::clone(inner), Arc::clone(&now.intent));
     blocking(move || {
+        fault::point("stop-after-end").cannot("look at what is left of the node")?;
         if !clean {
             sweep::leftovers(&[&intent.uid], &sweeping.cgroups)?;
         }

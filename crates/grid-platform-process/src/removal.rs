@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use grid_platform_api::{DataPolicy, NodeData, NodeId, NodeUid, Result};
+use grid_platform_api::{DataPolicy, NodeData, NodeId, NodeUid, Result, fault};
 
 use crate::{
     claim::{PathClaim, Purpose},
@@ -39,7 +39,8 @@ pub(crate) async fn remove(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) ->
             None => Ok(()),
         }
     };
-    inner.locks.interrupt(id, call).await
+    inner.locks.interrupt(id, call).await?;
+    fault::point("remove-before-answer").cannot("answer")
 }
 
 async fn remove_in_turn(
@@ -93,6 +94,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         DataPolicy::Keep => None,
     };
     let what = format!("delete the record of the node `{id}`");
+    fault::point("remove-after-end").cannot(&what)?;
     // Somebody deleted the record before us: there is nothing to lock, to remember or to delete but the data.
     let lost = inner.lost_dir(id);
     // The lock says that no shim lives; with it none can be started any more.
@@ -123,6 +125,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
     if ours && !lost {
         inner.kept.put(&kept)?;
     }
+    fault::point("remove-after-kept").cannot(&what)?;
     // While the record is there: without it nobody would know of them after a crash. A start makes them anew.
     inner
         .cgroups
@@ -138,12 +141,14 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
             trash.as_str(),
         )
         .cannot(&what)?;
+        fault::point("remove-after-rename").cannot(&what)?;
         files::sync(&inner.nodes_dir).cannot(&what)?;
     }
     inner.registry.remove(node);
     inner.ports.release(id, intent.ports.values());
     files::remove_tree(&inner.nodes_dir, &trash).cannot(&what)?;
     if data == DataPolicy::Purge && ours {
+        fault::point("remove-before-purge").cannot(&what)?;
         site?.purge(&intent.owner, id, &node.uid)?;
         if !lost {
             inner.kept.forget(&kept)?;

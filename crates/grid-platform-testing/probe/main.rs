@@ -16,6 +16,7 @@ use std::{
     ffi::c_long,
     fs::{self, File, OpenOptions},
     io::{self, Write},
+    os::fd::AsFd,
     path::PathBuf,
     process::{self, Command, Stdio},
     sync::{
@@ -107,6 +108,7 @@ pub(crate) fn perform(action: &Action) -> Result<String, String> {
         }
         Action::Lines(from, to) => lines((*from..=*to).map(script::numbered_line))?,
         Action::Flood(bytes) => lines((1..=script::flood_lines(*bytes)).map(script::flood_line))?,
+        Action::Count(ms) => count(Duration::from_millis(*ms)).map_err(text)?,
         Action::Raw(bytes) => bytes_line(bytes),
         Action::Giant(bytes) => bytes_line(&script::giant_line(*bytes)),
         Action::Exit(code) => state().end.store(*code, Ordering::SeqCst),
@@ -256,6 +258,28 @@ fn lines(all: impl Iterator<Item = String>) -> Result<(), String> {
         }
     }
     put(&mut buffer)
+}
+
+/// Goes on writing numbered lines in the background.
+fn count(every: Duration) -> io::Result<()> {
+    // Past the standard library's buffer, which does not tell how much of a line was taken.
+    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let boot = state().boot.load(Ordering::SeqCst);
+    thread::spawn(move || {
+        for number in 1.. {
+            let line = format!("{}\n", script::count_line(boot, number));
+            let mut rest = line.as_bytes();
+            while !rest.is_empty() {
+                match out.write(rest) {
+                    Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
+                    // The disk is full, and will not be for ever.
+                    Err(_) => thread::sleep(Duration::from_millis(5)),
+                }
+            }
+            thread::sleep(every);
+        }
+    });
+    Ok(())
 }
 
 /// Appends the boot record to the data, durably, and gives the boot's number.

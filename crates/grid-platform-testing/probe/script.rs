@@ -10,6 +10,9 @@ pub enum Action {
     Err(String),
     /// `lines=FROM-TO`: the lines `line FROM` to `line TO` to standard output.
     Lines(u64, u64),
+    /// `count=MS`: from now on a line `count BOOT NUMBER` every so often, the numbers from 1. A line that a full disk takes
+    /// only a part of is gone on with until it is whole, so that none is missing that was begun.
+    Count(u64),
     /// `raw=HEX`: these bytes and a line feed to standard output.
     Raw(Vec<u8>),
     /// `giant=BYTES`: one line of so many bytes, a to z over and over.
@@ -77,6 +80,7 @@ impl Action {
                 let (from, to) = value.split_once('-').ok_or("`lines` wants FROM-TO")?;
                 Self::Lines(number(from)?, number(to)?)
             }
+            "count" => Self::Count(number(value)?),
             "raw" => Self::Raw(unhex(value)?),
             "giant" => Self::Giant(number(value)?),
             "flood" => Self::Flood(number(value)?),
@@ -145,6 +149,11 @@ pub fn numbered_line(number: u64) -> String {
     format!("line {number}")
 }
 
+/// A line of [`Action::Count`].
+pub fn count_line(boot: u32, number: u64) -> String {
+    format!("count {boot} {number}")
+}
+
 /// A line of [`Action::Flood`]: 100 bytes with its line feed.
 pub fn flood_line(number: u64) -> String {
     format!("flood {number:012} {}", "=".repeat(80))
@@ -179,6 +188,7 @@ mod tests {
         check("lines=1-3", Some(Action::Lines(1, 3)));
         check("lines=3", None);
         check("raw=00ffA0", Some(Action::Raw(vec![0, 255, 160])));
+        check("count=50", Some(Action::Count(50)));
         check("raw=0", None);
         check("raw=xy", None);
         check("exit=3", Some(Action::Exit(3)));

@@ -25,7 +25,7 @@ use crate::{Failed, Outcome};
 mod script;
 
 pub use script::{
-    Action, boot_line, flood_line, flood_lines, giant_line, numbered_line, signal_line,
+    Action, boot_line, count_line, flood_line, flood_lines, giant_line, numbered_line, signal_line,
 };
 
 /// The probe's file: static, so that an image that holds nothing else runs it.

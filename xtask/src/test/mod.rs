@@ -9,6 +9,7 @@ use std::process::Command;
 
 use clap::ValueEnum;
 
+use crate::chaos;
 use crate::fail::{Fail, Result};
 use crate::needs::{Met, NEEDS};
 use crate::sh;
@@ -62,7 +63,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .hint("Leave out `--require all` (and `CI=true`) to run what can be run here."));
     }
     sh::build(&scope(&selection))?;
-    let total = run_cargo_test(&selection, args.full)?;
+    let mut total = run_cargo_test(&selection, args.full)?;
+    let chosen = args.only.as_deref().is_none_or(|it| it == chaos::PLATFORM);
+    // The workspaces that tests of this task make up have no grid to break.
+    if chosen && chaos::is_here() {
+        println!();
+        println!("chaos: run");
+        let broken = chaos::run_in_tests();
+        total.add(broken.is_ok());
+        if let Err(fail) = broken {
+            eprint!("{fail}");
+        }
+    }
     for name in &total.crashed {
         println!("ended without a result: {name}");
     }

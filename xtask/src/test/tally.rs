@@ -108,6 +108,14 @@ impl Total {
         line
     }
 
+    /// Counts one more that is not cargo's.
+    pub(super) fn add(&mut self, passed: bool) {
+        match passed {
+            true => self.passed += 1,
+            false => self.failed += 1,
+        }
+    }
+
     /// Whether tests ran and none failed.
     pub(super) fn is_success(&self) -> bool {
         self.failed == 0 && self.passed > 0

@@ -46,6 +46,9 @@ pub struct AgentSection {
     pub token_file: Option<PathBuf>,
     /// How it logs.
     pub log_format: LogFormat,
+    /// Where fault points are armed: see [`grid_platform_api::fault`].
+    #[cfg(feature = "fault-points")]
+    pub fault_dir: Option<PathBuf>,
 }
 
 impl Default for AgentSection {
@@ -59,6 +62,8 @@ impl Default for AgentSection {
             state_dir: None,
             token_file: None,
             log_format: LogFormat::Text,
+            #[cfg(feature = "fault-points")]
+            fault_dir: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use grid_platform_api::{Error, ErrorKind, NodeId, Result};
+use grid_platform_api::{Error, ErrorKind, NodeId, Result, fault};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -144,6 +144,8 @@ impl Disk {
         let Some(database) = &self.database else {
             return Err(Fault::Closed);
         };
+        let injected = |e| Fault::Redb(redb::Error::Io(e));
+        fault::point("store-before-commit").map_err(injected)?;
         let mut txn = database.begin_write()?;
         txn.set_durability(Durability::Immediate)
             .map_err(|e| Fault::Damaged(e.to_string()))?;
@@ -186,6 +188,7 @@ impl Disk {
             put(&mut meta, "batches", Some(&(self.batches + 1)))?;
         }
         txn.commit()?;
+        fault::point("store-after-commit").map_err(injected)?;
         self.batches += 1;
         Ok(())
     }

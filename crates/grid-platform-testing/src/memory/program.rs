@@ -202,7 +202,7 @@ impl Running<'_> {
                     None => Err("no such file".to_owned()),
                 });
             }
-            Action::Deaf | Action::UpTo(_) | Action::Wait(_) => {
+            Action::Deaf | Action::UpTo(_) | Action::Wait(_) | Action::Count(_) => {
                 return Ok(Err("only at the start".to_owned()));
             }
             Action::Note(_) => {}

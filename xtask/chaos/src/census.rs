@@ -1,0 +1,271 @@
+//! The judge: what is true of the system, beside what was acknowledged.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::sync::Arc;
+
+use grid_client::{Client, Desired, Node, NodeFilter, State};
+use grid_platform_testing::parse_boot;
+
+use crate::Result;
+use crate::fleet::{Kind, Slot, VERSION, Want};
+use crate::platform::{Census, Ground, Living, Place, Records};
+
+/// What is looked at.
+pub(crate) struct Judge<'a> {
+    pub(crate) place: &'a Place,
+    pub(crate) ground: &'a dyn Ground,
+    pub(crate) slots: &'a [Arc<Slot>],
+}
+
+/// A node that is to run and is shown as failed.
+pub(crate) struct Failed {
+    pub(crate) slot: Arc<Slot>,
+    pub(crate) why: String,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(crate) struct Verdict {
+    pub(crate) wrong: Vec<String>,
+    pub(crate) failed: Vec<Failed>,
+}
+
+impl Judge<'_> {
+    /// Takes the census once. `known`: processes that are none of the platform's.
+    pub(crate) async fn look(&self, client: &Client, known: &BTreeSet<u32>) -> Result<Verdict> {
+        let mut verdict = Verdict::default();
+        let told = match client.nodes(&NodeFilter::default()).await {
+            Ok(told) => told,
+            Err(error) => {
+                verdict
+                    .wrong
+                    .push(format!("the master does not answer: {error}"));
+                return Ok(verdict);
+            }
+        };
+        let census = self.ground.census()?;
+        let records = self.ground.records()?;
+        let nobody = Living::default();
+        for slot in self.slots {
+            let wants = slot.model.lock().await.wants.clone();
+            let [want] = wants[..] else {
+                verdict
+                    .wrong
+                    .push(format!("`{}` may be several things: {wants:?}", slot.id));
+                continue;
+            };
+            let living = census.nodes.get(slot.id.as_str()).unwrap_or(&nobody);
+            let node = told.iter().find(|it| it.id == slot.id);
+            if let (Want::Running { .. }, Some(node)) = (want, node)
+                && (node.error.is_some() || matches!(node.state, State::Failed | State::Stopped))
+            {
+                let why = why(node);
+                verdict.failed.push(Failed {
+                    slot: Arc::clone(slot),
+                    why,
+                });
+            }
+            let wrong = self.node(slot, want, living, node, &records).await;
+            verdict.wrong.extend(
+                wrong
+                    .into_iter()
+                    .map(|it| format!("`{}` ({want:?}): {it}", slot.id)),
+            );
+        }
+        verdict
+            .wrong
+            .extend(self.strangers(&census, &records, known));
+        Ok(verdict)
+    }
+
+    async fn node(
+        &self,
+        slot: &Slot,
+        want: Want,
+        living: &Living,
+        node: Option<&Node>,
+        records: &Records,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let uid = records.nodes.get(slot.id.as_str());
+        let mut demand = |right: bool, words: &dyn Fn() -> String| {
+            if !right {
+                wrong.push(words());
+            }
+        };
+        let (programs, supervisors) = (&living.programs, &living.supervisors);
+        let list = |all: &[crate::proc::Process]| {
+            all.iter()
+                .map(|it| it.words())
+                .collect::<Vec<_>>()
+                .join("; ")
+        };
+        let shown = || {
+            node.map_or("nothing".to_owned(), |it| {
+                format!(
+                    "{:?}, {:?}, generation {} of {}, {}",
+                    it.desired,
+                    it.state,
+                    it.observed_generation,
+                    it.generation,
+                    why(it)
+                )
+            })
+        };
+        match want {
+            Want::Running { version } => {
+                demand(programs.len() == 1, &|| {
+                    format!("{} programs run: {}", programs.len(), list(programs))
+                });
+                demand(supervisors.len() == 1, &|| {
+                    format!(
+                        "{} supervisors run: {}",
+                        supervisors.len(),
+                        list(supervisors)
+                    )
+                });
+                if let ([program], [supervisor]) = (&programs[..], &supervisors[..]) {
+                    demand(program.parent == supervisor.pid, &|| {
+                        format!("its program is not its supervisor's: {}", program.words())
+                    });
+                    let runs = program.variable(VERSION);
+                    demand(runs == Some(&version.to_string()), &|| {
+                        format!("it runs with the settings {runs:?}")
+                    });
+                    demand(node.is_some_and(|it| it.pid == Some(program.pid)), &|| {
+                        format!(
+                            "the master shows the pid {:?}, and it is {}",
+                            node.and_then(|it| it.pid),
+                            program.pid
+                        )
+                    });
+                    if slot.kind == Kind::Probe {
+                        let boot = self.last_boot(slot);
+                        demand(boot == Some((program.pid, program.start)), &|| {
+                            format!(
+                                "its last record of a boot is {boot:?}, and {} runs, started at {}",
+                                program.pid, program.start
+                            )
+                        });
+                    }
+                }
+                let good = |it: &Node| {
+                    it.error.is_none()
+                        && it.desired == Desired::Running
+                        && it.state == State::Running
+                        && it.observed_generation == it.generation
+                };
+                demand(node.is_some_and(good), &|| {
+                    format!("the master shows {}", shown())
+                });
+                demand(uid.is_some(), &|| "it has no record".to_owned());
+            }
+            Want::Stopped { .. } => {
+                demand(programs.is_empty() && supervisors.is_empty(), &|| {
+                    format!("it runs: {} {}", list(programs), list(supervisors))
+                });
+                let good = |it: &Node| {
+                    it.desired == Desired::Stopped
+                        && it.state == State::Stopped
+                        && it.observed_generation == it.generation
+                };
+                demand(node.is_some_and(good), &|| {
+                    format!("the master shows {}", shown())
+                });
+            }
+            Want::Absent { kept } => {
+                demand(programs.is_empty() && supervisors.is_empty(), &|| {
+                    format!("it runs: {} {}", list(programs), list(supervisors))
+                });
+                demand(node.is_none(), &|| format!("the master shows {}", shown()));
+                demand(uid.is_none(), &|| "it has a record".to_owned());
+                let data = self.place.data().join(slot.id.as_str());
+                if !kept {
+                    demand(!data.exists(), &|| "its data was not deleted".to_owned());
+                } else if let Some(ledger) = &slot.ledger {
+                    let holds = ledger.lock().await.holds_something();
+                    demand(!holds || data.exists(), &|| "its data is gone".to_owned());
+                }
+            }
+        }
+        if let (Some(node), Some(uid)) = (node, uid) {
+            demand(node.uid.as_ref() == Some(uid), &|| {
+                format!(
+                    "the master shows the incarnation {:?}, and its record is of {uid}",
+                    node.uid
+                )
+            });
+        }
+        wrong
+    }
+
+    fn last_boot(&self, slot: &Slot) -> Option<(u32, u64)> {
+        let path = self
+            .place
+            .data()
+            .join(slot.id.as_str())
+            .join("grid-probe.boots");
+        let text = fs::read_to_string(path).ok()?;
+        let (_, boot) = parse_boot(text.lines().last()?)?;
+        Some((boot.pid, boot.start_time))
+    }
+
+    fn strangers(&self, census: &Census, records: &Records, known: &BTreeSet<u32>) -> Vec<String> {
+        let mut wrong: Vec<String> = records
+            .left
+            .iter()
+            .map(|it| format!("left behind: {it}"))
+            .collect();
+        let ids: BTreeSet<&str> = self.slots.iter().map(|it| it.id.as_str()).collect();
+        for (id, living) in &census.nodes {
+            if !ids.contains(id.as_str()) {
+                wrong.push(format!("an unknown node runs: `{id}`: {living:?}"));
+            }
+        }
+        for id in records.nodes.keys().filter(|it| !ids.contains(it.as_str())) {
+            wrong.push(format!("an unknown node has a record: `{id}`"));
+        }
+        let strange = census.others.iter().filter(|it| !known.contains(&it.pid));
+        wrong.extend(strange.map(|it| {
+            let what = if it.is_zombie() {
+                "a zombie"
+            } else {
+                "an orphan"
+            };
+            format!("{what}: {}", it.words())
+        }));
+        wrong
+    }
+}
+
+/// Nodes of which more than one program runs at this moment.
+pub(crate) fn twice(census: &Census) -> Vec<(String, Vec<(u32, u64)>)> {
+    let double = census
+        .nodes
+        .iter()
+        .filter(|(_, living)| living.programs.len() > 1);
+    double
+        .map(|(id, living)| {
+            (
+                id.clone(),
+                living
+                    .programs
+                    .iter()
+                    .map(|it| (it.pid, it.start))
+                    .collect(),
+            )
+        })
+        .collect()
+}
+
+fn why(node: &Node) -> String {
+    match (&node.error, &node.failure) {
+        (Some(error), _) => {
+            let causes = error.causes.join(": ");
+            format!("{}: {causes}", error.kind)
+        }
+        (None, Some(failure)) => format!("{:?}", failure.reason),
+        (None, None) => "no reason shown".to_owned(),
+    }
+}

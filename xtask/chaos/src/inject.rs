@@ -1,0 +1,268 @@
+//! Faults, one by one, on whoever is there when they strike.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+use crate::Result;
+use crate::daemon::Daemon;
+use crate::place::Disk;
+use crate::plan::{Fault, Kind, Order};
+use crate::platform::{Census, Ground};
+use crate::proc;
+use crate::proxy::{Mode, Proxy};
+use crate::report::{Counts, count};
+
+/// How often a decoy is made until it has the number that it is meant to have.
+const TRIES: usize = 30;
+
+/// A stranger with the number of a process that the grid has in its records.
+struct Decoy {
+    child: Child,
+    pid: u32,
+}
+
+/// Everything that faults strike.
+pub(crate) struct Injector {
+    pub(crate) ground: Arc<dyn Ground>,
+    pub(crate) agent: Daemon,
+    pub(crate) master: Daemon,
+    pub(crate) link: Arc<Proxy>,
+    pub(crate) disk: Option<Arc<Disk>>,
+    disk_is_full: Arc<AtomicBool>,
+    /// Where fault points are armed.
+    points: PathBuf,
+    armed: Vec<(&'static str, Order)>,
+    met: Counts,
+    decoys: Vec<Decoy>,
+}
+
+impl Injector {
+    pub(crate) fn new(
+        ground: Arc<dyn Ground>,
+        (agent, master): (Daemon, Daemon),
+        link: Arc<Proxy>,
+        disk: Option<Arc<Disk>>,
+        points: PathBuf,
+    ) -> Self {
+        Self {
+            ground,
+            agent,
+            master,
+            link,
+            disk,
+            disk_is_full: Arc::default(),
+            points,
+            armed: Vec::new(),
+            met: Counts::new(),
+            decoys: Vec::new(),
+        }
+    }
+
+    /// Lets a fault strike. Whether it met somebody; for a fault point that shows later.
+    pub(crate) async fn strike(&mut self, fault: &Fault) -> Result<bool> {
+        let lasts = Duration::from_millis(fault.lasts_ms);
+        Ok(match fault.kind {
+            Kind::KillAgent => self.agent.kill(lasts),
+            Kind::KillMaster => self.master.kill(lasts),
+            Kind::KillShim => self.kill(fault.pick, true, false)?.is_some(),
+            Kind::KillNode => self.kill(fault.pick, false, true)?.is_some(),
+            Kind::KillShimAndNode => self.kill(fault.pick, true, true)?.is_some(),
+            Kind::CutLink => self.link(Mode::Cut, lasts),
+            Kind::StallLink => self.link(Mode::Stall, lasts),
+            Kind::FillDisk => self.fill(lasts)?,
+            Kind::RecyclePid => self.recycle(fault.pick).await?,
+            Kind::Point => {
+                if let Some((name, order)) = fault.point {
+                    self.arm(name, order)?;
+                }
+                false
+            }
+        })
+    }
+
+    /// Kills what runs of one node; the numbers that its supervisor and its program had.
+    fn kill(&self, pick: u64, supervisor: bool, program: bool) -> Result<Option<[u32; 2]>> {
+        let Census { nodes, .. } = self.ground.census()?;
+        let living: Vec<_> = nodes
+            .values()
+            .filter_map(|it| Some((it.supervisors.first()?, it.programs.first()?)))
+            .collect();
+        let Some(at) = pick.checked_rem(living.len() as u64) else {
+            return Ok(None);
+        };
+        let Some((shim, node)) = usize::try_from(at).ok().and_then(|at| living.get(at)) else {
+            return Ok(None);
+        };
+        // The program first: it would follow its supervisor by itself.
+        let struck = (!program || node.kill()) & (!supervisor || shim.kill());
+        Ok(struck.then_some([shim.pid, node.pid]))
+    }
+
+    fn link(&self, mode: Mode, lasts: Duration) -> bool {
+        let struck = self.link.set(mode);
+        if struck {
+            let link = Arc::clone(&self.link);
+            tokio::spawn(async move {
+                sleep(lasts).await;
+                link.set(Mode::Pass);
+            });
+        }
+        struck
+    }
+
+    fn fill(&self, lasts: Duration) -> Result<bool> {
+        let Some(disk) = &self.disk else {
+            return Ok(false);
+        };
+        if self.disk_is_full.swap(true, Ordering::SeqCst) {
+            return Ok(false);
+        }
+        disk.fill()?;
+        let (disk, full) = (Arc::clone(disk), Arc::clone(&self.disk_is_full));
+        tokio::spawn(async move {
+            sleep(lasts).await;
+            // A disk that stays full is seen by the census.
+            let _ = disk.free();
+            full.store(false, Ordering::SeqCst);
+        });
+        Ok(true)
+    }
+
+    fn arm(&mut self, name: &'static str, order: Order) -> io::Result<()> {
+        if self.armed.iter().any(|(armed, _)| *armed == name) {
+            return Ok(());
+        }
+        // Written beside and renamed, so that nobody meets a half of it.
+        let fresh = self.points.join("fresh");
+        fs::write(&fresh, order.text())?;
+        fs::rename(fresh, self.points.join("fault-points-armed").join(name))?;
+        self.armed.push((name, order));
+        Ok(())
+    }
+
+    /// How many armed points were met since the last look.
+    pub(crate) fn look_at_points(&mut self) -> u64 {
+        let armed = self.points.join("fault-points-armed");
+        let before = self.armed.len();
+        let met = &mut self.met;
+        self.armed.retain(|(name, order)| {
+            let waits = armed.join(name).exists();
+            if !waits {
+                let what = order.text();
+                count(
+                    met,
+                    format!("{name}, {}", what.split(' ').next().unwrap_or(&what)),
+                );
+            }
+            waits
+        });
+        (before - self.armed.len()) as u64
+    }
+
+    pub(crate) fn points_wait(&self) -> bool {
+        !self.armed.is_empty()
+    }
+
+    /// Which points were met how often.
+    pub(crate) fn met(&self) -> Counts {
+        self.met.clone()
+    }
+
+    /// Ends everything that lasts, and takes back what nobody has met.
+    pub(crate) async fn calm(&mut self) -> Result<()> {
+        self.link.set(Mode::Pass);
+        self.agent.hold(false);
+        // Its own end is near: what fills the disk gives it back.
+        while self.disk_is_full.load(Ordering::SeqCst) {
+            sleep(Duration::from_millis(20)).await;
+        }
+        for (name, _) in std::mem::take(&mut self.armed) {
+            // One that was met at the last moment is not counted.
+            let _ = fs::remove_file(self.points.join("fault-points-armed").join(name));
+        }
+        Ok(())
+    }
+
+    /// Kills a supervisor and its program, mostly with the agent dead, and has a stranger take over one's number.
+    async fn recycle(&mut self, pick: u64) -> Result<bool> {
+        let with_agent = !pick.is_multiple_of(4);
+        if with_agent {
+            self.agent.hold(true);
+            self.agent.kill(Duration::ZERO);
+        }
+        let struck = self.kill(pick, true, true)?;
+        let made = match struck {
+            Some([shim, node]) => {
+                let wanted = if pick.is_multiple_of(3) { node } else { shim };
+                self.impersonate(wanted).await?
+            }
+            None => false,
+        };
+        self.agent.hold(false);
+        Ok(made)
+    }
+
+    async fn impersonate(&mut self, pid: u32) -> Result<bool> {
+        let until = Instant::now() + Duration::from_secs(2);
+        // Its parent may take a moment to bury it.
+        while proc::look(pid).is_some() {
+            if Instant::now() >= until {
+                return Ok(false);
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        for _ in 0..TRIES {
+            fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())?;
+            let mut child = Command::new("sleep")
+                .arg("1d")
+                .stdin(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()?;
+            if child.id() == Some(pid) {
+                self.decoys.push(Decoy { child, pid });
+                return Ok(true);
+            }
+            // Somebody else was faster.
+            child.kill().await?;
+            if proc::look(pid).is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Processes that are ours.
+    pub(crate) fn own_processes(&self) -> BTreeSet<u32> {
+        let mut own = BTreeSet::from([std::process::id(), std::os::unix::process::parent_id()]);
+        own.extend(self.agent.pid());
+        own.extend(self.master.pid());
+        own.extend(self.decoys.iter().map(|it| it.pid));
+        own
+    }
+
+    /// Ends the decoys: how many were unharmed, and what befell the others.
+    pub(crate) async fn dismiss_decoys(&mut self) -> Result<(u64, Vec<String>)> {
+        let (mut unharmed, mut wrong) = (0, Vec::new());
+        for mut decoy in std::mem::take(&mut self.decoys) {
+            match decoy.child.try_wait()? {
+                Some(status) => wrong.push(format!(
+                    "a stranger with the recycled pid {} was ended: {status}",
+                    decoy.pid
+                )),
+                None => unharmed += 1,
+            }
+            // One that has ended already is buried by now.
+            let _ = decoy.child.kill().await;
+        }
+        Ok((unharmed, wrong))
+    }
+}

@@ -1,0 +1,130 @@
+//! Namespaces, a disk that can be filled, and somebody who buries orphans.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use rustix::mount::{MountFlags, mount, mount_remount};
+use rustix::process::{Resource, Rlimit, WaitOptions, set_child_subreaper, setrlimit, wait};
+
+use crate::Result;
+use crate::proc;
+
+/// The size of the disk that the grid's state and data lie on, in bytes.
+const DISK: u64 = 192 << 20;
+
+/// Runs this program again as the first process of namespaces of its own, or, for who may not make any, as the one
+/// whom orphans come to; what it ends with.
+pub(crate) fn enter(own_namespaces: bool, args: &[String]) -> Result<ExitCode> {
+    let program = std::env::current_exe()?;
+    let mut command = if own_namespaces {
+        let mut command = Command::new("unshare");
+        // What is mounted and who lives in there goes with its first process, however that ends.
+        command.args([
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+        ]);
+        command.arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    let status = command.args(args).stdin(Stdio::null()).status();
+    let status = status.map_err(|e| format!("cannot run `unshare` of util-linux: {e}"))?;
+    Ok(code(status.code()))
+}
+
+fn code(code: Option<i32>) -> ExitCode {
+    match code {
+        Some(0) => ExitCode::SUCCESS,
+        Some(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        None => ExitCode::FAILURE,
+    }
+}
+
+/// Starts this program once more and waits for it, burying whoever is left to this process, as a host's first process
+/// does. Then ends what is left.
+pub(crate) fn bury(args: &[String]) -> Result<ExitCode> {
+    set_child_subreaper(Some(rustix::process::getpid()))?;
+    // A process that aborts at a fault point is to leave nothing behind.
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
+    let run = Command::new(std::env::current_exe()?).args(args).spawn()?;
+    let mut ended = None;
+    while ended.is_none() {
+        if let Some((pid, status)) = wait(WaitOptions::empty())?
+            && u32::try_from(pid.as_raw_nonzero().get()).is_ok_and(|it| it == run.id())
+        {
+            ended = Some(status.exit_status());
+        }
+    }
+    // In a namespace of its own all that is left ends with this process; elsewhere it is ended by hand.
+    let me = std::process::id();
+    loop {
+        let left = proc::all()?;
+        let left: Vec<_> = left.iter().filter(|it| it.parent == me).collect();
+        if left.is_empty() {
+            return Ok(code(ended.flatten()));
+        }
+        for process in left {
+            // One that has just ended is waited for all the same.
+            let _ = process.kill();
+        }
+        wait(WaitOptions::empty())?;
+    }
+}
+
+/// A disk of limited size.
+pub(crate) struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one on an empty directory. Wants a mount namespace of our own.
+    pub(crate) fn mount(path: &Path) -> Result<Self> {
+        fs::create_dir_all(path)?;
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let size = std::ffi::CString::new(format!("size={DISK}"))?;
+        mount("tmpfs", path, "tmpfs", flags, Some(size.as_c_str()))?;
+        Ok(Self {
+            path: path.to_owned(),
+        })
+    }
+
+    /// Leaves no free byte, as far as others let it: what is written at the same instant may still find one.
+    pub(crate) fn fill(&self) -> io::Result<()> {
+        let mut used = self.used()?;
+        loop {
+            // It may have grown since.
+            match self.resize(used) {
+                Err(e) if e.raw_os_error() == Some(22) && used < DISK => used += 64 << 10,
+                other => return other,
+            }
+        }
+    }
+
+    /// Gives back what was taken.
+    pub(crate) fn free(&self) -> io::Result<()> {
+        self.resize(DISK)
+    }
+
+    pub(crate) fn used(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(&self.path)?;
+        Ok((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+    }
+
+    fn resize(&self, bytes: u64) -> io::Result<()> {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        Ok(mount_remount(&self.path, flags, format!("size={bytes}"))?)
+    }
+}

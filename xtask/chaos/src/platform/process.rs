@@ -1,0 +1,280 @@
+//! Nodes as processes of this host.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use grid_platform_api::{NATIVE_PREFIX, NodeId, checked};
+
+use super::{Census, Ground, Place, Records};
+use crate::plan::{BETWEEN, END, Point, STEP};
+use crate::proc;
+
+/// How deep cgroups are looked for.
+const DEPTH: usize = 6;
+
+/// The points in the adapter and in its shim.
+const POINTS: &[Point] = &[
+    Point {
+        name: "spawn-before-intent",
+        orders: STEP,
+    },
+    Point {
+        name: "spawn-after-intent",
+        orders: STEP,
+    },
+    Point {
+        name: "spawn-after-fork",
+        orders: BETWEEN,
+    },
+    Point {
+        name: "spawn-before-answer",
+        orders: END,
+    },
+    Point {
+        name: "stop-before-intent",
+        orders: STEP,
+    },
+    Point {
+        name: "stop-after-intent",
+        orders: BETWEEN,
+    },
+    Point {
+        name: "stop-after-end",
+        orders: STEP,
+    },
+    Point {
+        name: "stop-before-answer",
+        orders: END,
+    },
+    Point {
+        name: "remove-after-end",
+        orders: STEP,
+    },
+    Point {
+        name: "remove-after-kept",
+        orders: STEP,
+    },
+    Point {
+        name: "remove-after-rename",
+        orders: STEP,
+    },
+    Point {
+        name: "remove-before-purge",
+        orders: STEP,
+    },
+    Point {
+        name: "remove-before-answer",
+        orders: END,
+    },
+    Point {
+        name: "shim-before-record",
+        orders: STEP,
+    },
+    Point {
+        name: "shim-after-record",
+        orders: STEP,
+    },
+    Point {
+        name: "shim-after-fork",
+        orders: BETWEEN,
+    },
+    Point {
+        name: "shim-before-report",
+        orders: BETWEEN,
+    },
+    Point {
+        name: "shim-before-stopped",
+        orders: BETWEEN,
+    },
+];
+
+pub(super) struct Processes {
+    place: Place,
+    state: PathBuf,
+}
+
+impl Processes {
+    pub(super) fn new(place: Place) -> Self {
+        let state = place.agent().join("process");
+        Self { place, state }
+    }
+
+    fn nodes(&self) -> PathBuf {
+        self.state.join("nodes")
+    }
+
+    fn is_ours(&self, process: &proc::Process) -> bool {
+        let beneath = |path: &str| Path::new(path).starts_with(&self.place.dir);
+        self.place.own_namespaces
+            || process
+                .cwd
+                .as_ref()
+                .is_some_and(|it| it.starts_with(&self.place.dir))
+            || process.variable("SUTRA_DATA_PATH").is_some_and(beneath)
+    }
+
+    /// The cgroups of this run's owner: each hierarchy's parent, with those of nodes in it.
+    fn cgroups(&self) -> io::Result<Vec<PathBuf>> {
+        let install = json(&self.state.join("install.json"))?;
+        let owner = install["owner"].as_str().unwrap_or_default();
+        // Of the install id so much as the adapter takes.
+        let name = format!("{NATIVE_PREFIX}{}", owner.get(..12).unwrap_or("x"));
+        let mut found = Vec::new();
+        find(Path::new("/sys/fs/cgroup"), &name, DEPTH, &mut found);
+        Ok(found)
+    }
+}
+
+/// What a file holds that the adapter sealed.
+fn json(path: &Path) -> io::Result<serde_json::Value> {
+    let sealed = fs::read(path)?;
+    let text = checked::open(&sealed).map_err(io::Error::other)?;
+    Ok(serde_json::from_slice(text)?)
+}
+
+/// Directories of that name, not deeper than so many levels.
+fn find(dir: &Path, name: &str, depth: usize, found: &mut Vec<PathBuf>) {
+    for dir in subdirectories(dir) {
+        if dir.file_name().is_some_and(|it| it == name) {
+            found.push(dir);
+        } else if depth > 1 {
+            find(&dir, name, depth - 1, found);
+        }
+    }
+}
+
+/// What cannot be read, such as a cgroup that is just going, has none.
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|it| it.path())
+        .collect()
+}
+
+impl Ground for Processes {
+    fn points(&self) -> Vec<Point> {
+        POINTS.to_vec()
+    }
+
+    fn census(&self) -> io::Result<Census> {
+        let mut census = Census::default();
+        for process in proc::all()? {
+            let id = process.variable("SUTRA_NODE_ID").map(str::to_owned);
+            let shim_of = process
+                .cwd
+                .as_ref()
+                .filter(|cwd| cwd.parent() == Some(&self.nodes()))
+                .and_then(|cwd| cwd.file_name()?.to_str()?.strip_prefix(NATIVE_PREFIX))
+                .filter(|_| {
+                    process
+                        .args
+                        .first()
+                        .is_some_and(|it| it == "sutra-grid-shim")
+                })
+                .map(str::to_owned);
+            match (id, shim_of) {
+                _ if process.is_zombie() => census.others.push(process),
+                (Some(id), _) if self.is_ours(&process) => {
+                    census.nodes.entry(id).or_default().programs.push(process);
+                }
+                (_, Some(id)) => census
+                    .nodes
+                    .entry(id)
+                    .or_default()
+                    .supervisors
+                    .push(process),
+                _ if self.is_ours(&process) => census.others.push(process),
+                _ => {}
+            }
+        }
+        Ok(census)
+    }
+
+    fn records(&self) -> io::Result<Records> {
+        let mut records = Records::default();
+        for dir in subdirectories(&self.nodes()) {
+            let name = dir
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let Some(id) = name.strip_prefix(NATIVE_PREFIX) else {
+                records.left.push(format!("`{}`", dir.display()));
+                continue;
+            };
+            let intent = json(&dir.join("intent.json"))?;
+            let uid = intent["uid"].as_str().unwrap_or_default().to_owned();
+            records.nodes.insert(id.to_owned(), uid);
+        }
+        let quarantine = self.state.join("quarantine");
+        if quarantine.exists() {
+            records.left.push(format!("`{}`", quarantine.display()));
+        }
+        for parent in self.cgroups()? {
+            for cgroup in subdirectories(&parent) {
+                let uid = cgroup
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned();
+                if !records.nodes.values().any(|it| *it == uid) {
+                    records
+                        .left
+                        .push(format!("the cgroup `{}`", cgroup.display()));
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    fn log(&self, id: &NodeId) -> io::Result<Vec<u8>> {
+        fs::read(self.nodes().join(id.native_name()).join("log"))
+    }
+
+    fn clean_up(&self) {
+        for parent in self.cgroups().unwrap_or_default() {
+            for cgroup in subdirectories(&parent).into_iter().chain([parent]) {
+                // One that is in use stays, and was told of by the census.
+                let _ = fs::remove_dir(cgroup);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::plan::COMMON_POINTS;
+
+    /// The names of points in the sources beneath a directory.
+    fn points_in(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                points_in(&path, found);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let names = text.split("fault::point(\"").skip(1);
+                found.extend(names.filter_map(|it| Some(it.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_point_of_the_code_is_in_the_plan_and_the_other_way_round() {
+        let mut found = BTreeSet::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates");
+        for member in ["grid-platform-process", "grid-agent", "grid-master"] {
+            points_in(&root.join(member), &mut found);
+        }
+        let known = POINTS
+            .iter()
+            .chain(COMMON_POINTS)
+            .map(|it| it.name.to_owned());
+        assert_eq!(found, known.collect());
+    }
+}

@@ -1,0 +1,588 @@
+//! A whole run: a grid comes up, is broken again and again, and is looked at.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use grid_client::Client;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+
+use crate::census::{Judge, twice};
+use crate::daemon::{Daemon, Recipe};
+use crate::fleet::{Kind, Make, Slot, Want};
+use crate::follow::Follower;
+use crate::inject::Injector;
+use crate::place::Disk;
+use crate::plan::{COMMON_POINTS, Plan};
+use crate::platform::{self, Ground, Place};
+use crate::proxy::Proxy;
+use crate::report::{Report, count};
+use crate::{Args, Result};
+
+/// How long the grid may take to come to rest once it is left alone. A node whose start failed several times in a row
+/// is tried again after up to a minute.
+const REST: Duration = Duration::from_secs(120);
+/// How long nodes may take to serve what they hold, and followers to read what was written.
+const CATCH_UP: Duration = Duration::from_secs(30);
+/// How long armed points may wait for somebody before they are taken back.
+const POINTS_WAIT: Duration = Duration::from_secs(2);
+/// How many logs are followed.
+const FOLLOWED: usize = 6;
+
+/// A grid under fire.
+struct Run<'a> {
+    args: &'a Args,
+    place: Place,
+    ground: Arc<dyn Ground>,
+    client: Client,
+    slots: Vec<Arc<Slot>>,
+    followers: Vec<Arc<Follower>>,
+    injector: Injector,
+    gate: watch::Sender<bool>,
+    watcher: Watcher,
+    report: Report,
+    began: Instant,
+}
+
+/// Looks all the while for a node that runs twice.
+struct Watcher {
+    found: watch::Receiver<(u64, Vec<String>)>,
+}
+
+impl Watcher {
+    fn start(ground: Arc<dyn Ground>) -> Self {
+        let (sender, found) = watch::channel((0, Vec::new()));
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                sleep(Duration::from_millis(100)).await;
+                // A process that ends while it is looked at may be seen beside the next one: both have to be there twice.
+                let first = ground.census().map(|it| twice(&it)).unwrap_or_default();
+                let still = match first.is_empty() {
+                    true => Vec::new(),
+                    false => ground.census().map(|it| twice(&it)).unwrap_or_default(),
+                };
+                let both = first.into_iter().filter(|it| still.contains(it));
+                let words: Vec<_> = both
+                    .map(|(id, all)| format!("`{id}` ran twice at one moment: {all:?}"))
+                    .collect();
+                sender.send_modify(|(looks, wrong)| {
+                    *looks += 1;
+                    wrong.extend(words);
+                });
+            }
+        });
+        Self { found }
+    }
+}
+
+/// Runs until so many faults were delivered or something is wrong.
+pub(crate) async fn run(args: &Args, place: Place) -> Result<Report> {
+    let mut run = Run::bring_up(args, place).await?;
+    let plan = Plan::new(args.seed(), run.place.own_namespaces, &run.points());
+    let ended = run.go(plan).await;
+    let violations = &mut run.report.violations;
+    if let Err(error) = ended {
+        violations.push(format!("the run could not go on: {error}"));
+    }
+    run.finish().await
+}
+
+impl<'a> Run<'a> {
+    async fn bring_up(args: &'a Args, place: Place) -> Result<Self> {
+        let disk = match place.own_namespaces {
+            true => Some(Arc::new(Disk::mount(&place.disk)?)),
+            false => None,
+        };
+        for dir in [
+            &place.disk,
+            &place.data(),
+            &place.dir.join("fault-points-armed"),
+            &place.dir.join("fault-points-met"),
+        ] {
+            fs::create_dir_all(dir)?;
+        }
+        let ground: Arc<dyn Ground> = platform::open(&args.platform, &place)
+            .ok_or("there is no such platform")?
+            .into();
+        let probe =
+            grid_platform_testing::probe::write_to(&place.dir).map_err(|e| e.to_string())?;
+        let ports = Ports::new(args.ports()?);
+        let (http, grpc) = (ports.at(0)?, ports.at(1)?);
+        let master = Daemon::start(master(args, &place, http, grpc)?);
+        let link = Arc::new(Proxy::start(grpc).await?);
+        let token = wait_for(&place.master().join("tokens/admin")).await?;
+        wait_for(&place.master().join("tokens/agent")).await?;
+        let client = Client::new(&format!("http://{http}"), Some(&token))?;
+        let agent = Daemon::start(agent(args, &place, link.address, &ports)?);
+        let gate = watch::channel(false).0;
+        let mut rng = Rng::with_seed(args.seed() ^ 0x5eed);
+        let slots = (0..usize::from(args.nodes)).map(|number| {
+            let kind = if number % 2 == 0 {
+                Kind::Storage
+            } else {
+                Kind::Probe
+            };
+            let port = match kind {
+                Kind::Storage => Some(ports.at(2 + number / 2)?.port()),
+                Kind::Probe => None,
+            };
+            let program = probe.display().to_string();
+            let make = Make {
+                kind,
+                number,
+                port,
+                program,
+                seed: rng.u64(..),
+            };
+            Ok(Arc::new(Slot::new(make)?))
+        });
+        let slots: Vec<_> = slots.collect::<Result<_>>()?;
+        let probes = slots
+            .iter()
+            .filter(|it| it.kind == Kind::Probe)
+            .take(FOLLOWED);
+        let followers: Vec<_> = probes
+            .map(|it| Arc::new(Follower::new(it.id.clone())))
+            .collect();
+        for slot in &slots {
+            tokio::spawn(Arc::clone(slot).live(client.clone(), gate.subscribe()));
+            tokio::spawn(Arc::clone(slot).write(gate.subscribe()));
+        }
+        for follower in &followers {
+            tokio::spawn(Arc::clone(follower).follow(client.clone()));
+        }
+        let watcher = Watcher::start(Arc::clone(&ground));
+        let injector = Injector::new(
+            Arc::clone(&ground),
+            (agent, master),
+            link,
+            disk,
+            place.dir.clone(),
+        );
+        let report = Report {
+            platform: args.platform.clone(),
+            seed: args.seed(),
+            nodes: usize::from(args.nodes),
+            ..Report::default()
+        };
+        let began = Instant::now();
+        let mut run = Self {
+            args,
+            place,
+            ground,
+            client,
+            slots,
+            followers,
+            injector,
+            gate,
+            watcher,
+            report,
+            began,
+        };
+        if !run.place.own_namespaces {
+            run.report.left_out.push("`fill disk` and `recycle pid`: only root can have a disk and a process table of its own".to_owned());
+        }
+        Ok(run)
+    }
+
+    fn points(&self) -> Vec<crate::plan::Point> {
+        let mut points = self.ground.points();
+        points.extend(COMMON_POINTS);
+        points
+    }
+
+    /// Epoch after epoch: faults, then rest and a census.
+    async fn go(&mut self, mut plan: Plan) -> Result<()> {
+        while self.report.faults < self.args.faults() && self.report.violations.is_empty() {
+            let left = usize::try_from(self.args.faults() - self.report.faults)?;
+            // As many as are due, and never more than an epoch's; those that meet nobody come back in the next.
+            let faults = plan.epoch().min(left);
+            self.gate.send_replace(true);
+            for fault in plan.by_ref().take(faults) {
+                sleep(Duration::from_millis(fault.wait_ms)).await;
+                let name = match fault.point {
+                    Some(_) => None,
+                    None => Some(fault.kind.to_string()),
+                };
+                let struck = self.injector.strike(&fault).await?;
+                match name {
+                    Some(name) if struck => self.delivered(&name, 1),
+                    Some(name) => count(&mut self.report.missed, name),
+                    None => {}
+                }
+                self.look_at_points();
+            }
+            let until = Instant::now() + POINTS_WAIT;
+            while self.injector.points_wait() && Instant::now() < until {
+                sleep(Duration::from_millis(20)).await;
+                self.look_at_points();
+            }
+            self.gate.send_replace(false);
+            self.injector.calm().await?;
+            self.rest().await?;
+            self.say_epoch();
+        }
+        Ok(())
+    }
+
+    fn look_at_points(&mut self) {
+        let met = self.injector.look_at_points();
+        self.delivered("fault point", met);
+    }
+
+    fn delivered(&mut self, name: &str, times: u64) {
+        if times > 0 {
+            *self.report.delivered.entry(name.to_owned()).or_default() += times;
+            self.report.faults += times;
+        }
+    }
+
+    /// Waits until everything is as it was acknowledged, and looks closely.
+    async fn rest(&mut self) -> Result<()> {
+        // Whoever asks for something holds the model until that is settled.
+        for slot in &self.slots {
+            let mut model = slot.model.lock().await;
+            slot.settle_unknown(&self.client, &mut model).await;
+            self.report.violations.append(&mut model.wrong);
+        }
+        let until = Instant::now() + REST;
+        let mut anew = BTreeSet::new();
+        loop {
+            let judge = Judge {
+                place: &self.place,
+                ground: self.ground.as_ref(),
+                slots: &self.slots,
+            };
+            let known = self.injector.own_processes();
+            let verdict = match judge.look(&self.client, &known).await {
+                Ok(verdict) => verdict,
+                // Something went while it was looked at.
+                Err(_) if Instant::now() < until => continue,
+                Err(error) => return Err(error),
+            };
+            if verdict.wrong.is_empty() {
+                break;
+            }
+            if Instant::now() >= until {
+                self.report.violations.extend(verdict.wrong);
+                break;
+            }
+            for failed in verdict.failed {
+                // Once in each rest: what fails again with no fault about is wrong.
+                if anew.insert(failed.slot.id.clone())
+                    && failed.slot.start_anew(&self.client).await.is_ok()
+                {
+                    count(&mut self.report.started_anew, failed.why);
+                }
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+        self.report.censuses += 1;
+        let (unharmed, wrong) = self.injector.dismiss_decoys().await?;
+        self.report.decoys += unharmed;
+        self.report.violations.extend(wrong);
+        self.read_objects().await;
+        self.compare_logs().await?;
+        let found = self.watcher.found.borrow().clone();
+        self.report.looks_for_a_node_twice = found.0;
+        if self.report.violations.is_empty() {
+            self.report.violations.extend(found.1);
+        }
+        self.look_for_panics()
+    }
+
+    async fn read_objects(&mut self) {
+        let until = Instant::now() + CATCH_UP;
+        let mut readers = JoinSet::new();
+        for slot in &self.slots {
+            if !matches!(slot.model.lock().await.wants[..], [Want::Running { .. }]) {
+                continue;
+            }
+            let slot = Arc::clone(slot);
+            readers.spawn(async move {
+                match &slot.ledger {
+                    Some(ledger) => ledger.lock().await.verify(until).await,
+                    None => Vec::new(),
+                }
+            });
+        }
+        while let Some(wrong) = readers.join_next().await {
+            self.report
+                .violations
+                .extend(wrong.unwrap_or_else(|e| vec![e.to_string()]));
+        }
+    }
+
+    /// What followers have read must be what the log holds, once they had time to read it.
+    async fn compare_logs(&mut self) -> Result<()> {
+        let until = Instant::now() + CATCH_UP;
+        for follower in &self.followers {
+            loop {
+                let log = self.ground.log(&follower.id);
+                let records = self.ground.records()?;
+                let mut state = follower.state.lock().await;
+                self.report.violations.append(&mut state.wrong);
+                let uid = records.nodes.get(follower.id.as_str());
+                let (Some(uid), Ok(log)) = (uid, log) else {
+                    break;
+                };
+                let same = *uid == state.read.uid;
+                let compared = match same {
+                    // It is written on meanwhile: what was read may be ahead of what was looked at before.
+                    true if state.read.bytes.len() > log.len() => Ok(false),
+                    true => state.read.compare(&log),
+                    false => Ok(log.is_empty()),
+                };
+                match compared {
+                    Ok(true) => {
+                        state.counts.compared_bytes += state.read.bytes.len() as u64;
+                        break;
+                    }
+                    Ok(false) if Instant::now() < until => {}
+                    Ok(false) => {
+                        let words = format!(
+                            "the follower of `{}` has {} bytes of {} after {CATCH_UP:?} of rest (incarnation {}, and the log is of {uid})",
+                            follower.id,
+                            state.read.bytes.len(),
+                            log.len(),
+                            state.read.uid
+                        );
+                        self.report.violations.push(words);
+                        break;
+                    }
+                    Err(words) => {
+                        self.report
+                            .violations
+                            .push(format!("log of `{}`: {words}", follower.id));
+                        break;
+                    }
+                }
+                drop(state);
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_panics(&mut self) -> Result<()> {
+        for name in ["agent", "master"] {
+            let text = fs::read(self.place.log(name))?;
+            let text = String::from_utf8_lossy(&text);
+            if let Some(line) = text.lines().find(|it| it.contains("panicked at")) {
+                self.report
+                    .violations
+                    .push(format!("the {name} panicked: {line}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn say_epoch(&self) {
+        let report = &self.report;
+        let living = report.violations.len();
+        let used = self
+            .injector
+            .disk
+            .as_ref()
+            .and_then(|it| it.used().ok())
+            .unwrap_or(0)
+            >> 20;
+        let line = format!(
+            "{:>5} s  {:>5} of {} faults  census {}: {}  ({} decoys unharmed, disk {used} MiB)",
+            self.began.elapsed().as_secs(),
+            report.faults,
+            self.args.faults(),
+            report.censuses,
+            if living == 0 {
+                "all is as acknowledged".to_owned()
+            } else {
+                format!("{living} things wrong")
+            },
+            report.decoys,
+        );
+        if std::io::stderr().is_terminal() && living == 0 && report.faults < self.args.faults() {
+            eprint!("\r{line}");
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    /// Takes the grid down, and looks whether anything is left.
+    async fn finish(mut self) -> Result<Report> {
+        self.gate.send_replace(false);
+        self.injector.calm().await?;
+        if self.report.violations.is_empty() {
+            for slot in &self.slots {
+                slot.purge(&self.client).await?;
+            }
+            self.rest().await?;
+        }
+        self.sum_up().await;
+        if self.report.violations.is_empty() {
+            let Injector { agent, master, .. } = self.injector;
+            agent.stop().await?;
+            master.stop().await?;
+        } else {
+            keep_evidence(&self.place);
+        }
+        self.ground.clean_up();
+        Ok(self.report)
+    }
+
+    async fn sum_up(&mut self) {
+        let report = &mut self.report;
+        report.seconds = self.began.elapsed().as_secs();
+        for slot in &self.slots {
+            // One whose question hangs is not waited for.
+            let Ok(model) = slot.model.try_lock() else {
+                continue;
+            };
+            for (from, to) in [
+                (&model.acknowledged, &mut report.acknowledged),
+                (&model.unknown, &mut report.unknown),
+            ] {
+                for (name, times) in from {
+                    *to.entry(name.clone()).or_default() += times;
+                }
+            }
+            report.asked_again += model.asked_again;
+            if let Some(ledger) = &slot.ledger {
+                let ledger = ledger.lock().await;
+                let (sum, one) = (&mut report.objects, &ledger.counts);
+                sum.written += one.written;
+                sum.overwritten += one.overwritten;
+                sum.deleted += one.deleted;
+                sum.unknown += one.unknown;
+                sum.verified += one.verified;
+            }
+        }
+        for follower in &self.followers {
+            let state = follower.state.lock().await;
+            let (sum, one) = (&mut report.logs, &state.counts);
+            sum.lines += one.lines;
+            sum.gaps += one.gaps;
+            sum.reconnected += one.reconnected;
+            sum.replaced += one.replaced;
+            sum.compared_bytes += one.compared_bytes;
+        }
+        report.points = self.injector.met();
+        report.ends = self.injector.agent.ends();
+        report.ends.extend(self.injector.master.ends());
+        let points = self.ground.points();
+        let unmet = points.iter().chain(COMMON_POINTS).flat_map(|point| {
+            point.orders.iter().map(|order| {
+                let text = order.text();
+                format!(
+                    "{}, {}",
+                    point.name,
+                    text.split(' ').next().unwrap_or(&text)
+                )
+            })
+        });
+        report.points_unmet = unmet.filter(|it| !report.points.contains_key(it)).collect();
+        // Two orders of a point are both errors.
+        report.points_unmet.dedup();
+        if self.args.full && !report.points_unmet.is_empty() {
+            let words = format!(
+                "fault points that nobody met: {}",
+                report.points_unmet.join("; ")
+            );
+            report.violations.push(words);
+        }
+    }
+}
+
+/// What the grid kept, for whoever looks for the reason: the disk goes with the run.
+fn keep_evidence(place: &Place) {
+    for (what, from) in [("agent", place.agent()), ("master", place.master())] {
+        let to = place.dir.join(format!("state-of-{what}"));
+        // Without it there are the logs.
+        let _ = std::process::Command::new("cp")
+            .arg("-a")
+            .args([from, to])
+            .status();
+    }
+    let processes = crate::proc::all().unwrap_or_default();
+    let words: Vec<_> = processes.iter().map(crate::proc::Process::words).collect();
+    let _ = fs::write(place.dir.join("processes"), words.join("\n"));
+}
+
+async fn wait_for(path: &Path) -> Result<String> {
+    let until = Instant::now() + CATCH_UP;
+    loop {
+        match fs::read_to_string(path) {
+            Ok(text) => return Ok(text.trim().to_owned()),
+            Err(error) if Instant::now() >= until => {
+                return Err(format!("`{}` does not come: {error}", path.display()).into());
+            }
+            Err(_) => sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// The ports of a run.
+struct Ports {
+    first: u16,
+}
+
+impl Ports {
+    fn new(first: u16) -> Self {
+        Self { first }
+    }
+
+    fn at(&self, number: usize) -> Result<SocketAddr> {
+        let port = self.first + u16::try_from(number)?;
+        Ok(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+fn program(args: &Args, name: &str) -> std::path::PathBuf {
+    args.programs.join(name)
+}
+
+fn master(args: &Args, place: &Place, http: SocketAddr, grpc: SocketAddr) -> Result<Recipe> {
+    let settings = place.dir.join("grid-master.toml");
+    let text = format!(
+        "state_dir = '{}'\nhttp = '{http}'\ngrpc = '{grpc}'\nheartbeat_ms = 500\nlost_after_ms = 3000\nfault_dir = '{}'\n",
+        place.master().display(),
+        place.dir.display(),
+    );
+    fs::write(&settings, text)?;
+    Ok(Recipe {
+        name: "master",
+        program: program(args, "grid-master"),
+        args: vec!["--config".to_owned(), settings.display().to_string()],
+        log: place.log("master"),
+    })
+}
+
+fn agent(args: &Args, place: &Place, master: SocketAddr, ports: &Ports) -> Result<Recipe> {
+    let settings = place.dir.join("grid-agent.toml");
+    let text = format!(
+        "[agent]\nagent_id = 'chaos'\nplatform = '{}'\nmaster_host = '{master}'\nstate_dir = '{}'\ntoken_file = '{}'\nfault_dir = '{}'\n\
+         [storage]\nbinary_path = '{}'\nargs = ['storage', '--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}']\n\
+         data_path = '{}'\nprograms = 'any'\nport_range = '{}-{}'\n",
+        args.platform,
+        place.agent().display(),
+        place.master().join("tokens/agent").display(),
+        place.dir.display(),
+        program(args, "grid").display(),
+        place.data().display(),
+        ports.at(50)?.port(),
+        ports.at(99)?.port(),
+    );
+    fs::write(&settings, text)?;
+    Ok(Recipe {
+        name: "agent",
+        program: program(args, "grid-agent"),
+        args: vec!["--config".to_owned(), settings.display().to_string()],
+        log: place.log("agent"),
+    })
+}
