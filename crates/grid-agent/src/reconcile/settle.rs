@@ -130,13 +130,24 @@ async fn act(
     let result = match (action, &entry.wish.want) {
         (Action::Leave | Action::Note, _) => return settled(action, Ok(before), Ok(())),
         (Action::Spawn, Want::Running(config)) => {
-            let spawned = platform.spawn_node(with_ports(config, &entry.ports)).await;
-            match (spawned, before) {
-                (Err(error), Some(before)) if error.kind() == ErrorKind::Conflict => {
-                    update(platform.as_ref(), config, &entry.ports, before, keep_ports).await
+            match platform.spawn_node(with_ports(config, &entry.ports)).await {
+                Ok(node) => return settled(action, Ok(Some(node)), Ok(())),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    // A spawn of an earlier wish that was dropped may have come to its end in the meantime.
+                    let before = match before {
+                        Some(before) => Ok(Some(before)),
+                        None => platform.find_node(&node_id).await,
+                    };
+                    match before {
+                        Ok(Some(before)) => {
+                            update(platform.as_ref(), config, &entry.ports, before, keep_ports)
+                                .await
+                        }
+                        Ok(None) => Err(error),
+                        Err(unseen) => Err(unseen),
+                    }
                 }
-                (Ok(node), _) => return settled(action, Ok(Some(node)), Ok(())),
-                (Err(error), _) => Err(error),
+                Err(error) => Err(error),
             }
         }
         (Action::Stop, _) => match platform.stop_node(&node_id).await {
@@ -237,6 +248,33 @@ mod tests {
             1,
             "it was there already"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_comes_to_be_after_the_look_is_updated_as_one_that_was_there() {
+        let world = World::new();
+        let old = world.open().spawn_node(config()).await.unwrap();
+        let faults = Faults::new(Arc::new(world.open()), 1);
+        // As if it had not been there yet.
+        faults.add(
+            Fault::before(ErrorKind::NotFound)
+                .on("get_node_status")
+                .times(1),
+        );
+        let mut changed = config();
+        changed.stop.grace = Duration::from_secs(3);
+        let (keep, mut kept) = mpsc::channel::<KeepPorts>(1);
+        let answer = async {
+            let request = kept.recv().await.unwrap();
+            request.kept.send(Ok(())).unwrap();
+        };
+        let platform = Arc::new(faults);
+        let (settled, ()) = tokio::join!(settle(platform, entry(changed), keep), answer);
+        assert!(settled.failure().is_none(), "{settled:?}");
+        let node = settled.observed.unwrap().unwrap();
+        assert!(node.state.is_running());
+        assert_eq!(node.ports, old.ports);
+        assert_ne!(node.uid, old.uid);
     }
 
     #[tokio::test(start_paused = true)]
