@@ -3,7 +3,8 @@
 use std::{io::Read, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Exit, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode,
+    Error, ErrorKind, Exit, Failure, FailureReason, Health, ReadyMode, RestartMode, Result,
+    SpawnedNode,
 };
 use rustix::fs::StatVfsMountFlags;
 use tokio::{
@@ -56,7 +57,10 @@ pub(crate) async fn wait(
     // A program that has not ended by itself may be in the middle of something: it gets its grace.
     let grace = if patient { None } else { Some(0) };
     lifecycle::give_up(inner, node, generation, failure.clone(), grace).await?;
-    Err(Error::spawn_failed(&node.id, failure))
+    // The program did nothing wrong: where it may be restarted, the same call can succeed.
+    let again = failure.reason == FailureReason::Interrupted
+        && node.now().intent.config.restart.mode != RestartMode::Never;
+    Err(Error::spawn_failed(&node.id, failure).with_retryable(again))
 }
 
 /// Waits for a start that was made before, and changes nothing.

@@ -202,6 +202,37 @@ async fn a_program_that_ends_before_it_is_ready_fails_the_spawn() {
 }
 
 #[tokio::test]
+async fn who_was_killed_before_the_node_was_ready_is_no_fault_of_the_program() {
+    let place = Place::new();
+    let platform = place.open().await;
+    for (mode, again) in [(RestartMode::Never, false), (RestartMode::OnFailure, true)] {
+        let name = format!("n-{mode}");
+        let config = sh(&name, SLEEP)
+            .ready(ReadyMode::Alive {
+                for_: Duration::from_secs(60),
+            })
+            .restart(quick(mode))
+            .build()
+            .unwrap();
+        let spawn = platform.spawn_node(config);
+        let kill = async {
+            let running = wait_for(&platform, &name, |it| it.pid.is_some()).await;
+            kill_9(parent(running.pid.unwrap()));
+        };
+        let (spawned, ()) = tokio::join!(spawn, kill);
+        let error = spawned.unwrap_err();
+        let reason = error.failure().unwrap().reason;
+        assert_eq!(reason, FailureReason::Interrupted, "{mode}: {error}");
+        // A program that is to run once may have done what it is for.
+        assert_eq!(error.is_retryable(), again, "{mode}");
+        let node = platform.get_node_status(&id(&name)).await.unwrap();
+        assert_eq!(node.state.as_str(), "failed", "{mode}");
+        assert_eq!(census(node.uid.as_str()), [0; 0]);
+    }
+    clean(&platform).await;
+}
+
+#[tokio::test]
 async fn the_shim_restarts_by_policy_and_the_node_shows_it() {
     let place = Place::new();
     let platform = place.open().await;
