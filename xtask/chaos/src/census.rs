@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::sync::Arc;
 
 use grid_client::{Client, Desired, Node, NodeFilter, State};
@@ -262,10 +263,19 @@ pub(crate) fn twice(census: &Census) -> Vec<(String, Vec<(u32, u64)>)> {
 fn why(node: &Node) -> String {
     match (&node.error, &node.failure) {
         (Some(error), _) => {
-            let causes = error.causes.join(": ");
-            format!("{}: {causes}", error.kind)
+            let all = iter::once(&error.message).chain(&error.causes);
+            let all: Vec<String> = all.map(|it| without_names(it)).collect();
+            format!("{}: {}", error.kind, all.join(": "))
         }
         (None, Some(failure)) => format!("{:?}", failure.reason),
         (None, None) => "no reason shown".to_owned(),
     }
+}
+
+/// What is between backticks left out, so that what happened to many nodes is counted as one.
+fn without_names(text: &str) -> String {
+    let parts = text.split('`').enumerate();
+    parts
+        .map(|(index, it)| if index % 2 == 0 { it } else { "`…`" })
+        .collect()
 }
