@@ -58,6 +58,8 @@ pub trait Platform: Send + Sync + 'static {
     /// - It returns when the [`ReadyMode`](crate::ReadyMode) is met. A program that ends first fails the call with
     ///   [`SpawnFailed`](crate::ErrorKind::SpawnFailed), a typed reason and its last log lines; the record stays,
     ///   failed and listed, and nothing of the node runs.
+    /// - A call that finds the node started already waits for that start as the one that made it, which may be gone,
+    ///   and is told the same of it.
     /// - Kept data of an earlier node of the same id is used again. A data path that another node has, or that was
     ///   made for another node, is refused.
     /// - A port of 0 is allocated and stays the node's; a requested port that is taken is

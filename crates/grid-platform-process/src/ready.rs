@@ -18,11 +18,12 @@ use crate::{
     launch, lifecycle, logs,
     node::{Node, Situation, Started},
     platform::Inner,
+    recover,
     shared::{
         record::State,
         words::{Report, Stage},
     },
-    supervise::{self, TAIL},
+    supervise::{self, REPORT_LIMIT, TAIL},
     sys::proc,
     translate::{self, Shim},
 };
@@ -63,38 +64,86 @@ pub(crate) async fn wait(
     Err(Error::spawn_failed(&node.id, failure).with_retryable(again))
 }
 
-/// Waits for a start that was made before, and changes nothing.
+/// Waits for a start that was made before, and changes nothing: neither when it is not ready in time nor when it fails.
 ///
 /// # Errors
-/// `Timeout` when it is not ready in time; it runs on.
-pub(crate) async fn join(node: &Arc<Node>, mode: ReadyMode) -> Result<SpawnedNode> {
+/// `SpawnFailed` when it ended first; `Timeout` when it is not ready in time.
+pub(crate) async fn join(node: &Node, mode: ReadyMode) -> Result<SpawnedNode> {
     let mut news = node.subscribe();
-    let (limit, wants): (Duration, &(dyn Fn(&Situation) -> bool + Sync)) = match mode {
-        ReadyMode::Started => (Duration::ZERO, &|_| true),
-        ReadyMode::Alive { for_ } => (for_ + END_LIMIT, &move |it| {
-            it.shim == Shim::Gone || is_waiting(it) || ran_for(it).is_some_and(|ran| ran >= for_)
-        }),
-        ReadyMode::Healthy { timeout } => (timeout, &|it| {
-            it.shim == Shim::Gone || it.health == Health::Healthy
-        }),
-    };
+    // Whoever made the start may be gone, and its supervisor not have come to the program yet.
+    let mut ended = until(node, &mut news, REPORT_LIMIT, was_executed).await?;
+    if ended.is_none() {
+        ended = match mode {
+            ReadyMode::Started => None,
+            ReadyMode::Alive { for_ } => {
+                let lives =
+                    |it: &Situation| is_waiting(it) || ran_for(it).is_some_and(|ran| ran >= for_);
+                until(node, &mut news, for_ + END_LIMIT, lives).await?
+            }
+            ReadyMode::Healthy { timeout } => {
+                let healthy = |it: &Situation| it.health == Health::Healthy;
+                until(node, &mut news, timeout, healthy).await?
+            }
+        };
+    }
+    let shown = node.shown();
+    match (ended, mode) {
+        (None, _) => Ok(SpawnedNode::clone(&shown)),
+        (Some(ended), ReadyMode::Alive { for_ }) if lived(&ended, for_) => {
+            Ok(SpawnedNode::clone(&shown))
+        }
+        (Some(ended), _) => {
+            let failure = shown.state.failure().cloned();
+            let failure = failure.unwrap_or_else(|| early_end(&ended));
+            Err(Error::spawn_failed(&node.id, failure))
+        }
+    }
+}
+
+/// Waits until a start is as it is wanted: `None`; or until it has ended, and nobody is about to start it again.
+///
+/// # Errors
+/// `Timeout` when it is neither in time.
+async fn until(
+    node: &Node,
+    news: &mut News,
+    limit: Duration,
+    wanted: impl Fn(&Situation) -> bool,
+) -> Result<Option<Situation>> {
     let deadline = Instant::now() + limit;
-    while !wants(&news.borrow_and_update()) {
-        // An age is no news: it is looked at from time to time too.
-        let look = Instant::now() + Duration::from_millis(20);
-        let _ = timeout_at(look.min(deadline), news.changed()).await;
+    loop {
+        {
+            let now = news.borrow_and_update();
+            if wanted(&now) {
+                return Ok(None);
+            }
+            if now.removed || now.shim == Shim::Gone && !recover::is_to_be_started(&now) {
+                return Ok(Some(now.clone()));
+            }
+        }
         if Instant::now() >= deadline {
             return Err(error(
                 ErrorKind::Timeout,
                 format!(
-                    "the node `{}` runs and is not ready after {limit:?}",
+                    "the node `{}` was started before and is not ready after {limit:?}",
                     node.id
                 ),
             )
             .with_hint("`grid logs ID` shows what the program says."));
         }
+        // An age is no news: it is looked at from time to time too.
+        let look = Instant::now() + Duration::from_millis(20);
+        let _ = timeout_at(look.min(deadline), news.changed()).await;
     }
-    Ok(SpawnedNode::clone(&node.shown()))
+}
+
+/// Whether the program of this start was executed, by its supervisor's report or, where another adapter heard that, by
+/// its record.
+fn was_executed(situation: &Situation) -> bool {
+    matches!(
+        situation.started,
+        Started::Reported(Report::Executed { .. })
+    ) || situation.record().is_some_and(|it| it.started_ms != 0)
 }
 
 /// It waits out a back-off: that is up to its policy now.
@@ -339,4 +388,95 @@ fn early_end(situation: &Situation) -> Failure {
         _ => FailureReason::Exited,
     };
     Failure::new(reason, message).with_exit(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use grid_platform_api::{Program, SpawnConfig};
+
+    use super::*;
+    use crate::{
+        intent::Goal,
+        node::Registry,
+        shared::record::{Record, Stored},
+        translate::tests::{intent, recorded},
+    };
+
+    /// A node whose supervisor was started a moment ago and has said nothing yet.
+    fn started() -> (Registry, Arc<Node>) {
+        let config = SpawnConfig::builder("n", Program::binary("/x", [""; 0]));
+        let intent = intent(config.build().unwrap(), Goal::Running);
+        let registry = Registry::new(Arc::new(ProcessConfig::new("/s", "/d")));
+        let node = registry.insert(Situation::new(intent, None, Shim::Alive));
+        (registry, node)
+    }
+
+    fn learn(registry: &Registry, node: &Node, seq: u64, record: Record) {
+        registry.update(node, |it| it.learn(Some(Stored { seq, record })));
+    }
+
+    #[tokio::test]
+    async fn who_joins_a_start_waits_until_the_program_is_executed() {
+        let (registry, node) = started();
+        let mut joined = Box::pin(join(&node, ReadyMode::Started));
+        assert!(joined.as_mut().now_or_never().is_none());
+        let starting = Record {
+            pid: 0,
+            started_ms: 0,
+            ..recorded(State::Starting)
+        };
+        learn(&registry, &node, 1, starting);
+        assert!(joined.as_mut().now_or_never().is_none());
+        learn(&registry, &node, 2, recorded(State::Running));
+        assert_eq!(joined.await.unwrap().pid, Some(77));
+    }
+
+    #[tokio::test]
+    async fn who_joins_a_start_that_fails_is_told_when_nobody_starts_it_again() {
+        for mode in [ReadyMode::Started, ReadyMode::default()] {
+            let (registry, node) = started();
+            let mut joined = Box::pin(join(&node, mode));
+            // Killed before it came to the program: the policy has the next word.
+            registry.update(&node, |it| it.shim = Shim::Gone);
+            assert!(joined.as_mut().now_or_never().is_none());
+            let failure = Failure::new(FailureReason::Interrupted, "why");
+            registry.update(&node, |it| {
+                let mut intent = it.intent.as_ref().clone();
+                intent.goal = Goal::Failed {
+                    failure: failure.clone(),
+                };
+                it.intent = Arc::new(intent);
+            });
+            let error = joined.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::SpawnFailed);
+            assert_eq!(error.failure(), Some(&failure));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_joins_a_start_that_lived_as_long_as_is_asked_is_told_that_it_is_ready() {
+        let (registry, node) = started();
+        let lived = Record {
+            pid: 0,
+            finished_ms: 1250,
+            exit_code: Some(1),
+            ..recorded(State::Exited)
+        };
+        learn(&registry, &node, 1, lived);
+        registry.update(&node, |it| {
+            it.shim = Shim::Gone;
+            let mut intent = it.intent.as_ref().clone();
+            intent.goal = Goal::Failed {
+                failure: Failure::new(FailureReason::RestartsExhausted, "why"),
+            };
+            it.intent = Arc::new(intent);
+        });
+        let alive = |ms| ReadyMode::Alive {
+            for_: Duration::from_millis(ms),
+        };
+        assert!(join(&node, alive(250)).await.is_ok());
+        let error = join(&node, alive(251)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SpawnFailed);
+    }
 }

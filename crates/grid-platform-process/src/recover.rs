@@ -50,11 +50,15 @@ impl Inner {
     }
 }
 
-/// Whether the node should run, and its shim was killed or left it to a spawn that is not there any more.
+/// Whether the node should run, and the shim of that start was killed or left it to a spawn that is not there any more.
 fn was_taken_down(now: &Situation, generation: u64) -> bool {
+    now.intent.generation == generation && is_to_be_started(now)
+}
+
+/// Whether nothing of the node runs, and somebody is about to start it or to say that it failed.
+pub(crate) fn is_to_be_started(now: &Situation) -> bool {
     !now.removed
         && now.shim == Shim::Gone
-        && now.intent.generation == generation
         && now.intent.wants_running()
         && (!now.record().is_some_and(|it| it.state.is_final()) || is_up_to_policy(now))
 }

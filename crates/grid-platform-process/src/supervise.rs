@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// How long a report of a start may take: the shim's first write to a disk that is busy.
-const REPORT_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const REPORT_LIMIT: Duration = Duration::from_secs(60);
 
 /// How long a shim may take to hear that its node is ready.
 const READY_LIMIT: Duration = Duration::from_secs(10);

@@ -397,4 +397,4 @@ pub(crate) fn start_failure(intent: &Intent, stage: Option<Stage>, errno: i32) -
 
 #[cfg(test)]
 #[path = "translate_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -12,7 +12,7 @@ fn builder() -> SpawnConfigBuilder {
     .port(0)
 }
 
-fn intent(config: SpawnConfig, goal: Goal) -> Intent {
+pub(crate) fn intent(config: SpawnConfig, goal: Goal) -> Intent {
     Intent {
         version: 1,
         owner: OwnerId::from_bytes([1; 16]),
@@ -29,7 +29,7 @@ fn intent(config: SpawnConfig, goal: Goal) -> Intent {
     }
 }
 
-fn recorded(state: State) -> Record {
+pub(crate) fn recorded(state: State) -> Record {
     Record {
         uid: NodeUid::from_bytes([2; 16]).to_string(),
         generation: 3,

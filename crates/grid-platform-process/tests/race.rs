@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fs, sync::Arc, time::Duration};
 
 use common::{Place, census, clean, eventually, id, sh};
 use grid_platform_api::{
-    DataPolicy, ErrorKind, NodeUid, Platform, ReadyMode, Result, SpawnConfig, SpawnedNode,
+    DataPolicy, ErrorKind, Exit, NodeUid, Platform, ReadyMode, Result, SpawnConfig, SpawnedNode,
 };
 use grid_platform_process::ProcessPlatform;
 use tokio::task::JoinSet;
@@ -73,6 +73,28 @@ async fn two_hundred_spawns_of_one_id_make_one_process_and_one_answer() {
     alone(&node).await;
     assert_eq!(text(&place, "starts").lines().count(), 1);
     assert_eq!(text(&place, "doubled"), "");
+    clean(&platform).await;
+}
+
+/// Those who join a start are told how it went, as the one is who made it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn every_spawn_of_a_program_that_ends_first_fails() {
+    let place = Place::new();
+    let platform = Arc::new(place.open().await);
+    let mut calls = JoinSet::new();
+    for _ in 0..50 {
+        let platform = Arc::clone(&platform);
+        let config = sh("a", "exit 3").ready(ReadyMode::Alive {
+            for_: Duration::from_secs(600),
+        });
+        calls.spawn(async move { platform.spawn_node(config.build().unwrap()).await });
+    }
+    while let Some(answer) = calls.join_next().await {
+        let error = answer.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::SpawnFailed, "{error}");
+        let failure = error.failure().unwrap();
+        assert_eq!(failure.exit, Some(Exit::Code(3)), "{failure:?}");
+    }
     clean(&platform).await;
 }
 
