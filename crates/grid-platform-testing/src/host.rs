@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
@@ -265,13 +265,42 @@ fn look_at(pid: u32, dir: &Path) -> Option<Seen> {
                 .to_owned(),
         },
         // Another user's process may not be looked into; then the probe's own record is what is left.
-        environment: fs::read(dir.join("environ"))
+        environment: environment(pid)
             .unwrap_or_default()
             .split(|b| *b == 0)
             .map(<[u8]>::to_vec)
             .collect(),
         cwd: fs::read_link(dir.join("cwd")).ok(),
     })
+}
+
+/// The environment that a process was executed with, as `/proc` has it. In the middle of an exec there is none at all,
+/// neither of the one program nor of the other: that is waited out.
+///
+/// # Errors
+/// When there is no such process, or it may not be looked into.
+pub fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; 32 * 1024];
+    loop {
+        // In one call: what is read by pieces ends where the process comes to another program meanwhile.
+        let file = fs::File::open(format!("/proc/{pid}/environ"))?;
+        let count = file.read_at(&mut bytes, 0)?;
+        if count == bytes.len() {
+            bytes.resize(2 * count, 0);
+            continue;
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields = stat.rsplit_once(')').map_or("", |(_, tail)| tail);
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        // Of proc_pid_stat(5): how much memory it has, where its code ends in that, and where its environment is.
+        let field = |number: usize| fields.get(number - 3).copied().unwrap_or("0");
+        let has_none = field(23) == "0" || field(27) != "0" && field(50) == field(51);
+        if count > 0 || has_none {
+            bytes.truncate(count);
+            return Ok(bytes);
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// Kills this very process, and not another that has got its number.

@@ -20,7 +20,7 @@ pub use deadline::eventually;
 pub use failed::{Failed, Outcome};
 pub use faults::{Fault, Faults};
 pub use harness::{BadProgram, Boot, Fixture, Harness, LiveProcess, PortHold, Survey};
-pub use host::{HostPlace, parse_boot};
+pub use host::{HostPlace, environment, parse_boot};
 pub use memory::{Flaw, MemoryHarness, MemoryPlatform, World};
 pub use run::{Suite, check_case, run};
 pub use wrapped::{Wrapped, with_wrappers};

@@ -1,9 +1,9 @@
 //! Processes as `/proc` shows them.
 
 use std::{
-    fs,
-    os::fd::OwnedFd,
-    path::Path,
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,12 @@ pub(crate) struct Stat {
     pub(crate) start: u64,
     /// Resident pages.
     pub(crate) pages: u64,
+    /// How much memory it can address, in bytes: nothing once it has ended, nor as a part of the kernel.
+    size: u64,
+    /// Where its code ends in that: at 0 in the middle of an exec.
+    code_end: u64,
+    /// Where its environment begins and ends.
+    environment: (u64, u64),
 }
 
 /// Reads a process; `None` when there is none of that number.
@@ -44,6 +50,9 @@ fn parse_stat(line: &str) -> Option<Stat> {
         ticks: number(14)? + number(15)? + number(16)? + number(17)?,
         start: number(22)?,
         pages: number(24)?,
+        size: number(23)?,
+        code_end: number(27)?,
+        environment: (number(50)?, number(51)?),
     })
 }
 
@@ -71,7 +80,7 @@ pub(crate) fn boot_id() -> String {
 }
 
 /// The numbers of all processes.
-pub(crate) fn pids() -> std::io::Result<Vec<u32>> {
+pub(crate) fn pids() -> io::Result<Vec<u32>> {
     Ok(fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .collect())
@@ -152,23 +161,28 @@ impl Pinned {
     }
 }
 
-/// Kills every process whose environment has the line, by handles and again until none is found.
+/// Kills every process whose environment has one of the lines, by handles and again until none is found.
 /// `false` when some live after `limit`.
-pub(crate) fn kill_by_environment(lines: &[String], limit: Duration) -> std::io::Result<bool> {
+pub(crate) fn kill_by_environment(lines: &[String], limit: Duration) -> io::Result<bool> {
     let deadline = Instant::now() + limit;
     loop {
         let mut found = false;
         for pid in pids()? {
-            let path = format!("/proc/{pid}/environ");
-            if !has_line(&path, lines) {
-                continue;
+            match carries(pid, lines) {
+                Some(false) => continue,
+                Some(true) => {}
+                // In the next round it shows which program it became.
+                None => {
+                    found = true;
+                    continue;
+                }
             }
             let Some(pinned) = Pinned::open(pid) else {
                 continue;
             };
+            found = true;
             // Looked at again behind the handle: the number may have become a stranger's in between.
-            if has_line(&path, lines) {
-                found = true;
+            if carries(pid, lines) == Some(true) {
                 pinned.kill();
                 pinned.wait(deadline);
             }
@@ -179,28 +193,66 @@ pub(crate) fn kill_by_environment(lines: &[String], limit: Duration) -> std::io:
         if Instant::now() >= deadline {
             return Ok(false);
         }
+        thread::yield_now();
     }
 }
 
-fn has_line(environ: impl AsRef<Path>, lines: &[String]) -> bool {
-    // Not ours to read, or gone: not ours to kill.
-    let Ok(bytes) = fs::read(environ) else {
-        return false;
-    };
-    !bytes.is_empty()
-        && bytes
-            .split(|byte| *byte == 0)
-            .any(|entry| lines.iter().any(|line| line.as_bytes() == entry))
+/// The environment that the process was executed with; empty where it shows none.
+fn environment(pid: u32) -> io::Result<Vec<u8>> {
+    let file = fs::File::open(format!("/proc/{pid}/environ"))?;
+    let mut bytes = vec![0; 32 * 1024];
+    loop {
+        // All at once: what is read by pieces ends where the process comes to another program meanwhile.
+        let count = file.read_at(&mut bytes, 0)?;
+        if count < bytes.len() {
+            bytes.truncate(count);
+            return Ok(bytes);
+        }
+        bytes.resize(2 * count, 0);
+    }
+}
+
+/// Whether the process's environment has one of the lines; `None` in the middle of an exec, when it shows none at all.
+fn carries(pid: u32, lines: &[String]) -> Option<bool> {
+    // What was opened may be the memory of the program before, which is gone when it is read: the next look has the new one.
+    for _ in 0..8 {
+        // Not ours to read, or gone: not ours to kill.
+        let Ok(bytes) = environment(pid) else {
+            return Some(false);
+        };
+        if !bytes.is_empty() {
+            let mut entries = bytes.split(|byte| *byte == 0);
+            return Some(entries.any(|entry| lines.iter().any(|it| it.as_bytes() == entry)));
+        }
+        match stat(pid) {
+            Some(Stat {
+                size: 1..,
+                code_end: 0,
+                ..
+            }) => return None,
+            Some(Stat {
+                size: 1..,
+                environment: (start, end),
+                ..
+            }) if start < end => {}
+            // It has ended, is a part of the kernel, or has no environment.
+            _ => return Some(false),
+        }
+    }
+    // It has taken it away from itself.
+    Some(false)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     #[test]
     fn a_hostile_name_does_not_shift_the_fields() {
-        let line =
-            "12 (a) R 1 (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21 22\n";
+        let line = "12 (a) R 1 (b) c) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20 21 22 23 \
+             24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49\n";
         let stat = parse_stat(line).unwrap();
         assert_eq!(
             stat,
@@ -210,6 +262,9 @@ mod tests {
                 ticks: 11 + 12 + 13 + 14,
                 start: 4711,
                 pages: 21,
+                size: 20,
+                code_end: 24,
+                environment: (47, 48),
             }
         );
         assert_eq!(parse_stat("12 (a"), None);
@@ -222,5 +277,28 @@ mod tests {
         let start = stat(pid).unwrap().start;
         assert!(is_running(pid, start));
         assert!(!is_running(pid, start + 1));
+    }
+
+    /// Between two programs a process has neither the environment of the one nor that of the other.
+    #[test]
+    fn a_process_that_goes_from_program_to_program_is_never_taken_for_one_without_the_line() {
+        let script = "exec sh -c \"$SCRIPT\"";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .env_clear()
+            .env("SCRIPT", script)
+            .env("PATH", "/usr/bin:/bin")
+            .env("MARK", "it")
+            .spawn()
+            .unwrap();
+        let lines = ["MARK=it".to_owned()];
+        let looks: Vec<Option<bool>> = (0..20_000).map(|_| carries(child.id(), &lines)).collect();
+        let killed = kill_by_environment(&lines, Duration::from_secs(60));
+        // It is there as a zombie until it is waited for, which is none.
+        assert_eq!(carries(child.id(), &lines), Some(false));
+        child.wait().unwrap();
+        assert!(killed.unwrap());
+        assert!(!looks.contains(&Some(false)));
+        assert!(looks.contains(&Some(true)));
     }
 }

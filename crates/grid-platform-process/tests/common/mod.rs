@@ -16,7 +16,7 @@ use grid_platform_api::{
     SpawnConfig, SpawnConfigBuilder, SpawnedNode, StopPolicy, StopSignal,
 };
 use grid_platform_process::{Allow, ProcessConfig, ProcessPlatform};
-use grid_platform_testing::HostPlace;
+use grid_platform_testing::{HostPlace, environment};
 
 /// A state and a data directory, removed with all processes of its nodes, also after a panic.
 pub(crate) struct Place {
@@ -108,8 +108,7 @@ pub(crate) fn census(uid: &str) -> Vec<u32> {
         .flatten()
         .filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok())
         .filter(|pid| {
-            fs::read(format!("/proc/{pid}/environ"))
-                .is_ok_and(|it| it.split(|b| *b == 0).any(|it| it == line.as_bytes()))
+            environment(*pid).is_ok_and(|it| it.split(|b| *b == 0).any(|it| it == line.as_bytes()))
         })
         .collect()
 }

@@ -5,6 +5,7 @@ use super::shared::launch::User;
 use super::shared::policy::Restart;
 use super::shared::record::State;
 use super::shared::words::{Report, Stage};
+use grid_platform_testing::environment;
 use rustix::process::Signal;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -139,7 +140,7 @@ fn a_secret_reaches_the_environment_only_where_it_is_named() {
     fs::write(node.dir.join("secrets/token"), b"hush=\n\xff").unwrap();
     fs::write(node.dir.join("secrets/other"), "unnamed").unwrap();
     let (mut shim, pid) = node.run();
-    let environ = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environ = environment(pid).unwrap();
     assert_eq!(environ, b"PATH=/usr/bin:/bin\0TOKEN=hush=\n\xff\0");
     for file in ["launch", "record", "log"] {
         let bytes = fs::read(node.dir.join(file)).unwrap();
@@ -173,11 +174,7 @@ fn the_program_runs_as_its_user() {
     assert_eq!(status(pid, "Uid"), "65534 65534 65534 65534");
     assert_eq!(status(pid, "Gid"), "65534 65534 65534 65534");
     assert_eq!(status(pid, "Groups"), "4 5");
-    assert!(
-        fs::read(format!("/proc/{pid}/environ"))
-            .unwrap()
-            .ends_with(b"TOKEN=hush\0")
-    );
+    assert!(environment(pid).unwrap().ends_with(b"TOKEN=hush\0"));
     // The death signal outlives the change of user.
     signal(shim.pid(), Signal::KILL);
     wait_gone(pid);
