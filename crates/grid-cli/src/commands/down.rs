@@ -8,7 +8,7 @@ use crate::{
     args::{DownArgs, Format},
     context::Context,
     error::{Error, Result},
-    local::{Connection, Ended, Keepers, RunLock, StateDir, bring_down},
+    local::{Connection, Ended, Keepers, Nodes, RunLock, StateDir, bring_down},
     output, parts,
     wait::Spinner,
 };
@@ -34,7 +34,12 @@ pub(super) async fn run(context: &Context, args: DownArgs) -> Result<()> {
     }
     let spinner = Spinner::new("taking the grid down");
     let tell = |step: &str| spinner.say(step.to_owned());
-    let ended = take_down(&state, args.purge, &tell).await?;
+    let nodes = if args.purge {
+        Nodes::Purge
+    } else {
+        Nodes::Stop
+    };
+    let ended = take_down(&state, nodes, &tell).await?;
     drop(spinner);
     show(context.format(), &ended)
 }
@@ -42,13 +47,13 @@ pub(super) async fn run(context: &Context, args: DownArgs) -> Result<()> {
 /// Has the supervisor take the grid down, or does it in place of one that is gone.
 pub(super) async fn take_down(
     state: &StateDir,
-    purge: bool,
+    nodes: Nodes,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Ended> {
     state.prepare()?;
     let path = state.lock("supervisor");
     if let Some(_lock) = RunLock::take(&path)? {
-        return bring_down(state, &parts::own_path()?, Keepers::default(), purge, tell).await;
+        return bring_down(state, &parts::own_path()?, Keepers::default(), nodes, tell).await;
     }
     let fault = |error: std::io::Error| Error::io("end the supervisor of", state.root(), &error);
     let holder = RunLock::holder(&path)?;
@@ -68,7 +73,7 @@ pub(super) async fn take_down(
         .with_hint("Try again in a moment."));
     };
     let answer = match connect(state).await {
-        Some(connection) => connection.down(purge, tell).await.transpose(),
+        Some(connection) => connection.down(nodes, tell).await.transpose(),
         None => None,
     };
     if let Some(ended) = answer {
@@ -88,7 +93,7 @@ pub(super) async fn take_down(
             format!("`{}` was started again meanwhile", state.root().display()),
         ));
     };
-    bring_down(state, &parts::own_path()?, Keepers::default(), purge, tell).await
+    bring_down(state, &parts::own_path()?, Keepers::default(), nodes, tell).await
 }
 
 /// A supervisor that has just started listens soon.

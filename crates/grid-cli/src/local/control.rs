@@ -9,7 +9,7 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::OwnedReadHalf, unix::OwnedWriteHalf},
 };
 
-use super::Status;
+use super::{Nodes, Status};
 use crate::error::{Error, Result};
 
 const SOCKET: &str = "control.sock";
@@ -21,7 +21,7 @@ pub(crate) enum Request {
     /// Its status, and again with every change.
     Watch,
     /// End the grid.
-    Down { purge: bool },
+    Down { nodes: Nodes },
 }
 
 /// What the supervisor answers, a line each.
@@ -99,10 +99,10 @@ impl Connection {
     /// Asks for the end and tells every step; `None` when the supervisor is gone before it was done.
     pub(crate) async fn down(
         mut self,
-        purge: bool,
+        nodes: Nodes,
         mut step: impl FnMut(&str),
     ) -> Result<Option<super::Ended>> {
-        if self.send(&Request::Down { purge }).await.is_err() {
+        if self.send(&Request::Down { nodes }).await.is_err() {
             return Ok(None);
         }
         loop {

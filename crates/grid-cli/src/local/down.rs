@@ -13,6 +13,18 @@ use crate::{
     parts,
 };
 
+/// What becomes of the nodes when a grid is taken down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Nodes {
+    /// They run on, and the next `up` finds them.
+    Leave,
+    /// They are stopped; their wishes stay, so that the next `up` starts the same nodes.
+    Stop,
+    /// They are removed with their data, and the state directory is deleted.
+    Purge,
+}
+
 /// What going down came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
@@ -29,8 +41,7 @@ pub(crate) struct Keepers {
     pub(super) agent: Option<Keeper>,
 }
 
-/// Ends the agent, then the nodes, then the master; their wishes stay, so that the next `up` starts the same nodes.
-/// With `purge` the nodes are removed with their data, and the state directory is deleted.
+/// Ends the agent, then the nodes as it is asked, then the master.
 ///
 /// # Errors
 /// A node that cannot be stopped; then nothing is deleted, and the same call can be made again.
@@ -38,7 +49,7 @@ pub(crate) async fn bring_down(
     state: &StateDir,
     exe: &Path,
     keepers: Keepers,
-    purge: bool,
+    nodes: Nodes,
     tell: &(dyn Fn(&str) + Sync),
 ) -> Result<Ended> {
     tell("ending the agent");
@@ -46,26 +57,37 @@ pub(crate) async fn bring_down(
         keeper.stop().await;
     }
     end_holder(state, "agent").await?;
-    tell(if purge {
-        "removing the nodes with their data"
-    } else {
-        "stopping the nodes"
-    });
-    let nodes = parts::stop_nodes(state, exe, purge).await;
+    let ended = end_nodes(state, exe, nodes, tell).await;
     tell("ending the master");
     if let Some(keeper) = keepers.master {
         keeper.stop().await;
     }
     end_holder(state, "master").await?;
-    nodes?;
-    if purge {
+    ended?;
+    let purged = nodes == Nodes::Purge;
+    if purged {
         tell("deleting the state directory");
         state.delete()?;
     }
     Ok(Ended {
         state_dir: state.root().to_owned(),
-        purged: purge,
+        purged,
     })
+}
+
+async fn end_nodes(
+    state: &StateDir,
+    exe: &Path,
+    nodes: Nodes,
+    tell: &(dyn Fn(&str) + Sync),
+) -> Result<()> {
+    tell(match nodes {
+        Nodes::Leave => return Ok(()),
+        Nodes::Stop => "stopping the nodes",
+        Nodes::Purge => "removing the nodes with their data",
+    });
+    parts::stop_nodes(state, exe, nodes == Nodes::Purge).await?;
+    state.set_nodes_may_run(false)
 }
 
 /// Ends master and agent of a supervisor that was killed.

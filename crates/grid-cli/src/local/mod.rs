@@ -14,7 +14,7 @@ mod status;
 mod supervisor;
 
 pub(crate) use control::{Connection, Watch};
-pub(crate) use down::{Ended, Keepers, bring_down};
+pub(crate) use down::{Ended, Keepers, Nodes, bring_down};
 pub(crate) use lock::RunLock;
 pub(crate) use logfile::{Follower, last_lines, length as log_length, open as open_log};
 pub(crate) use state::StateDir;

@@ -172,6 +172,29 @@ impl StateDir {
         )))
     }
 
+    /// Whether nodes may run: an agent was started here, and the nodes were not stopped since.
+    pub(crate) fn nodes_may_run(&self) -> bool {
+        self.nodes_note().exists()
+    }
+
+    /// Notes whether nodes may run.
+    pub(crate) fn set_nodes_may_run(&self, may_run: bool) -> Result<()> {
+        let path = self.nodes_note();
+        let noted = if may_run {
+            fs::write(&path, "")
+        } else {
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        };
+        noted.map_err(|error| Error::io("note in", &path, &error))
+    }
+
+    fn nodes_note(&self) -> PathBuf {
+        self.run().join("nodes-may-run")
+    }
+
     /// Whether the first nodes were made.
     pub(crate) fn nodes_made(&self) -> Result<bool> {
         Ok(self.marker()?.nodes_made)

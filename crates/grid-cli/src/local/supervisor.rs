@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    AGENT_ID, RunLock, StateDir, Status,
+    AGENT_ID, Nodes, RunLock, StateDir, Status,
     child::{Keeper, Say, Spec},
     control::{self, Answer, Connection, Request},
     down::{self, Keepers, bring_down},
@@ -44,7 +44,7 @@ pub(crate) struct Plan {
 
 /// Somebody wants the grid down.
 struct Ask {
-    purge: bool,
+    nodes: Nodes,
     reply: Option<mpsc::UnboundedSender<Answer>>,
 }
 
@@ -75,6 +75,7 @@ pub(crate) async fn supervise(plan: Plan, _lock: RunLock, say: Say) -> Result<()
         () = signals.next() => None,
         addresses = first_addresses(plan.state.master()) => {
             status.send_modify(|status| status.addresses = Some(addresses.clone()));
+            plan.state.set_nodes_may_run(true)?;
             let agent = agent(&plan, addresses.grpc);
             keepers.agent = Some(Keeper::start(agent, status.clone(), Arc::clone(&say)));
             tokio::select! {
@@ -84,7 +85,7 @@ pub(crate) async fn supervise(plan: Plan, _lock: RunLock, say: Say) -> Result<()
         }
     };
     let ask = wish.unwrap_or(Ask {
-        purge: false,
+        nodes: Nodes::Stop,
         reply: None,
     });
     status.send_modify(|status| status.ending = true);
@@ -95,7 +96,7 @@ pub(crate) async fn supervise(plan: Plan, _lock: RunLock, say: Say) -> Result<()
         }
     };
     let result = tokio::select! {
-        result = bring_down(&plan.state, &plan.exe, keepers, ask.purge, &tell) => result,
+        result = bring_down(&plan.state, &plan.exe, keepers, ask.nodes, &tell) => result,
         () = signals.next() => Err(Error::failed("interrupted before everything was down")
             .with_hint("What is left runs on; `grid down` ends it.")),
     };
@@ -248,10 +249,10 @@ async fn answer(
             caller.send(&Answer::Status(now)).await.ok()?;
             status.changed().await.ok()?;
         },
-        Request::Down { purge } => {
+        Request::Down { nodes } => {
             let (reply, mut replies) = mpsc::unbounded_channel();
             ask.send(Ask {
-                purge,
+                nodes,
                 reply: Some(reply),
             })
             .await

@@ -14,5 +14,6 @@ mod foreground;
 mod hostile;
 mod main_job;
 mod redis;
+mod stores;
 mod support;
 mod tour;

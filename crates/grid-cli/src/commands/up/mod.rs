@@ -16,7 +16,7 @@ use crate::{
     args::{Format, UpArgs},
     context::{Addresses, Context},
     error::{Error, Exit, Result},
-    local::{AGENT_ID, Follower, Plan, RunLock, StateDir, Status, supervise},
+    local::{AGENT_ID, Follower, Nodes, Plan, RunLock, StateDir, Status, supervise},
     output, parts, render,
 };
 
@@ -79,10 +79,11 @@ async fn start(context: &Context, args: &UpArgs, state: &StateDir, lock: RunLock
     // The supervisor is a process of its own, which takes the lock for itself.
     drop(lock);
     let logs = Logs::now(state);
+    let living = state.nodes_may_run();
     let child = detach::start(context, args, state)?;
     match bring::up(args, state, Supervisor::Own(Some(child)), &logs).await {
         Ok(up) => finish(context, args, state, up),
-        Err(error) => Err(give_up(state, error).await),
+        Err(error) => Err(give_up(state, living, error).await),
     }
 }
 
@@ -109,6 +110,7 @@ async fn foreground(
         exe: parts::own_path()?,
     };
     let logs = Logs::now(state);
+    let living = state.nodes_may_run();
     for part in ["master", "agent"] {
         let follower = Follower::at_end(state.log(part));
         tokio::spawn(follower.run(move |line| output::note(&format!("{part:<6} | {line}"))));
@@ -129,7 +131,7 @@ async fn foreground(
                 output::note("grid   | Ctrl-C takes the grid down as `grid down` does; data stays");
             }
             Err(error) => {
-                let error = give_up(state, error).await;
+                let error = give_up(state, living, error).await;
                 supervisor.await.ok();
                 return Err(error);
             }
@@ -138,17 +140,26 @@ async fn foreground(
     ended(supervisor.await)
 }
 
-/// A grid whose master or agent does not come up is taken down again; the error stays what it was.
-async fn give_up(state: &StateDir, error: Error) -> Error {
+/// A grid whose master or agent does not come up is taken down again; the error stays what it was. Nodes that may have
+/// run before (`living`) run on: they serve with no agent, and whatever keeps it from the master is no reason to stop them.
+async fn give_up(state: &StateDir, living: bool, error: Error) -> Error {
+    let (nodes, how) = if living {
+        (
+            Nodes::Leave,
+            "Master and agent were ended again, and nodes run on as they were (`grid down` stops them)",
+        )
+    } else {
+        (Nodes::Stop, "The grid was taken down again")
+    };
     let error = match error.exit {
         // It does not go on by itself.
         Exit::Timeout => error.with_hint(format!(
-            "The grid was taken down again; `--timeout` waits longer, and `{}` may say what it waited for.",
+            "{how}; `--timeout` waits longer, and `{}` may say what it waited for.",
             state.log("agent").display()
         )),
         _ => error,
     };
-    match super::down::take_down(state, false, &|_| {}).await {
+    match super::down::take_down(state, nodes, &|_| {}).await {
         Ok(_) => error,
         Err(second) => {
             output::report(&second.report);
