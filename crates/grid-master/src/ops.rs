@@ -12,7 +12,7 @@ use crate::{
     grid::no_agent,
     scheduler::{self, Candidate},
     store::{
-        Tx,
+        Load, Tx,
         row::{AgentRow, NodeRow, RequestRow, Wish},
     },
     translate::{self, Defaults},
@@ -430,28 +430,26 @@ fn choose<'a>(
         secrets: settings.secrets.as_ref().is_some_and(|s| !s.is_empty()),
         health: settings.health.is_some(),
     };
-    let candidate = |row: &'a Arc<AgentRow>| {
-        let load = tx.book.load(&row.id);
-        Candidate {
-            id: &row.id,
-            ready: ready(&row.id),
-            cordoned: row.cordoned,
-            labels: &row.info.labels,
-            capabilities: &row.info.capabilities,
-            default_program: row.info.default_program.as_ref(),
-            nodes: load.map_or(0, |l| l.nodes.len()),
-            max_storage_nodes: row.info.max_storage_nodes,
-            memory_mb: row.info.memory_mb,
-            memory_used_mb: load.map_or(0, |l| l.memory_mb),
-        }
+    let candidate = |(row, load): (&'a Arc<AgentRow>, Option<&'a Load>)| Candidate {
+        id: &row.id,
+        ready: ready(&row.id),
+        cordoned: row.cordoned,
+        labels: &row.info.labels,
+        capabilities: &row.info.capabilities,
+        default_program: row.info.default_program.as_ref(),
+        nodes: load.map_or(0, |l| l.nodes.len()),
+        max_storage_nodes: row.info.max_storage_nodes,
+        memory_mb: row.info.memory_mb,
+        memory_used_mb: load.map_or(0, |l| l.memory_mb),
     };
     // One that is named is looked up, so that a thousand others cost nothing.
     let chosen = match agent {
         Some(named) => {
             let row = tx.book.agents.get(named);
-            scheduler::place(row.into_iter().map(candidate), &request)?
+            let named = row.into_iter().map(|row| (row, tx.book.load(named)));
+            scheduler::place(named.map(candidate), &request)?
         }
-        None => scheduler::place(tx.book.agents.values().map(candidate), &request)?,
+        None => scheduler::place(tx.book.agents_and_loads().map(candidate), &request)?,
     };
     match tx.book.agents.get(chosen) {
         Some(row) => Ok(row),

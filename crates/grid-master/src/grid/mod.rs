@@ -8,7 +8,7 @@ mod sessions;
 mod show;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -39,6 +39,10 @@ pub(crate) struct Grid {
 struct Inner {
     book: Book,
     live: HashMap<String, Live>,
+    /// Agents that have no session.
+    absent: BTreeSet<String>,
+    /// Nodes that agents have and that nobody wished for there, with those agents.
+    unmanaged: HashMap<NodeId, BTreeSet<String>>,
     /// How each wished node looked when it was last told of.
     glances: HashMap<NodeId, Glance>,
     /// By the id of a token that was used for something that lasts: ends that when the token is deleted.
@@ -97,6 +101,29 @@ impl Inner {
         current.then_some(live)
     }
 
+    /// Keeps `unmanaged` in step, after what is wished of the agent's node or was seen of it has changed.
+    fn sort_in(&mut self, agent: &str, id: &NodeId) {
+        let is_there = self.seen(agent, id).is_some_and(|it| it.node.is_some());
+        if is_there && self.wish_of(agent, id).is_none() {
+            let agents = self.unmanaged.entry(id.clone()).or_default();
+            agents.insert(agent.to_owned());
+        } else if let Some(agents) = self.unmanaged.get_mut(id) {
+            agents.remove(agent);
+            if agents.is_empty() {
+                self.unmanaged.remove(id);
+            }
+        }
+    }
+
+    /// Nobody speaks of the agent any more.
+    fn forget(&mut self, agent: &str) {
+        self.absent.remove(agent);
+        let seen = self.live.remove(agent).map(|it| it.seen);
+        for id in seen.into_iter().flatten().map(|(id, _)| id) {
+            self.sort_in(agent, &id);
+        }
+    }
+
     /// The wish for a node, if it is a wish of this agent.
     fn wish_of(&self, agent: &str, id: &NodeId) -> Option<&Arc<NodeRow>> {
         self.book.nodes.get(id).filter(|row| row.agent == agent)
@@ -130,8 +157,10 @@ impl Grid {
             }
         }
         let mut inner = Inner {
+            absent: live.keys().cloned().collect(),
             book,
             live,
+            unmanaged: HashMap::new(),
             glances: HashMap::new(),
             revoked: HashMap::new(),
             dirty: HashSet::new(),
@@ -210,7 +239,7 @@ impl Listener for Grid {
             match delta {
                 Delta::Agent(_, Some(row)) => self.agent_changed(&mut inner, row),
                 Delta::Agent(id, None) => {
-                    inner.live.remove(id);
+                    inner.forget(id);
                     let message = format!("the agent `{id}` is known by another name");
                     self.tell("agent.removed", None, Some(id), None, message);
                 }
@@ -221,15 +250,21 @@ impl Listener for Grid {
                 }
                 _ => {}
             }
-            let removed = match delta {
-                Delta::Node(id, None, _) => inner.book.nodes.get(id).cloned(),
+            let before = match delta {
+                Delta::Node(id, ..) => inner.book.nodes.get(id).map(|row| row.agent.clone()),
                 _ => None,
             };
             inner.book.apply(delta);
             let Delta::Node(id, row, _) = delta else {
                 continue;
             };
-            let Some(agent) = row.as_ref().or(removed.as_ref()).map(|r| r.agent.clone()) else {
+            let now = row.as_ref().map(|row| row.agent.clone());
+            if before != now {
+                for agent in before.iter().chain(&now) {
+                    inner.sort_in(agent, id);
+                }
+            }
+            let Some(agent) = now.or(before) else {
                 continue;
             };
             let session = inner.live.get(&agent).and_then(|l| l.session.clone());
@@ -243,6 +278,7 @@ impl Listener for Grid {
                 if let Some(live) = inner.live.get_mut(&agent) {
                     live.seen.remove(id);
                 }
+                inner.sort_in(&agent, id);
                 if let Some(session) = &session {
                     session.outbox.forget();
                 }
@@ -272,7 +308,9 @@ impl Grid {
     fn agent_changed(&self, inner: &mut Inner, row: &AgentRow) {
         let id = &row.id;
         let before = inner.book.agents.get(id).is_some_and(|old| old.cordoned);
-        inner.live.entry(id.clone()).or_default();
+        if inner.live.entry(id.clone()).or_default().session.is_none() {
+            inner.absent.insert(id.clone());
+        }
         match (before, row.cordoned) {
             (false, true) => {
                 let message = format!("no new nodes are placed on the agent `{id}`");

@@ -129,6 +129,7 @@ impl Grid {
         }
         let seen = Arc::new(seen);
         live.seen.insert(id.clone(), seen.clone());
+        inner.sort_in(agent, id);
         if wished {
             inner.dirty.insert(id.clone());
             self.look_at(inner, id);

@@ -36,6 +36,7 @@ impl Grid {
         live.told = false;
         live.refused = None;
         live.heard = Some(Heard::now());
+        inner.absent.remove(agent);
         self.metrics.sessions.inc();
     }
 
@@ -47,6 +48,7 @@ impl Grid {
         };
         live.heard = Some(session.heard());
         live.session = None;
+        inner.absent.insert(session.agent.clone());
         true
     }
 

@@ -77,18 +77,11 @@ impl Grid {
                     );
                 }
             }
-            for (name, live) in &inner.live {
-                if agent.is_some_and(|wanted| wanted != name) {
-                    continue;
-                }
-                all.extend(
-                    live.seen
-                        .iter()
-                        .filter(|(id, seen)| {
-                            seen.node.is_some() && inner.wish_of(name, id).is_none()
-                        })
-                        .map(|(id, _)| parts(&inner, name, id, None)),
-                );
+            for (id, agents) in &inner.unmanaged {
+                let shown = agents
+                    .iter()
+                    .filter(|name| agent.is_none_or(|wanted| wanted == *name));
+                all.extend(shown.map(|name| parts(&inner, name, id, None)));
             }
         }
         let mut nodes: Vec<Node> = all.iter().map(Parts::show).collect();
@@ -124,11 +117,11 @@ impl Grid {
     /// ended wait too, as long as another one has a session: a closed stream is known at once, its reason is not.
     pub(crate) fn unheard_agents(&self, named: bool) -> HashSet<String> {
         let inner = self.inner();
-        let absent = |id: &String| inner.live.get(id).is_none_or(|live| live.session.is_none());
-        let known = || inner.book.agents.keys();
-        let wait = !named && !known().all(absent);
-        known()
-            .filter(|id| inner.lost(id) || (wait && absent(id)))
+        let mut known = inner.book.agents.keys();
+        let wait = !named && known.any(|id| !inner.absent.contains(id));
+        let absent = inner.absent.iter();
+        absent
+            .filter(|id| wait || inner.lost(id))
             .cloned()
             .collect()
     }
@@ -196,16 +189,9 @@ fn parts(inner: &Inner, agent: &str, id: &NodeId, row: Option<&Arc<NodeRow>>) ->
     }
 }
 
-/// The first agent by name that has a node of this id which nobody wished for.
+/// The first agent by name that has a node of this id which nobody wished for there.
 fn unmanaged_on<'a>(inner: &'a Inner, id: &NodeId) -> Option<&'a str> {
-    let mut having: Vec<&str> = inner
-        .live
-        .iter()
-        .filter(|(_, live)| live.seen.get(id).is_some_and(|s| s.node.is_some()))
-        .map(|(name, _)| name.as_str())
-        .collect();
-    having.sort_unstable();
-    having.first().copied()
+    inner.unmanaged.get(id)?.first().map(String::as_str)
 }
 
 fn show_agent(inner: &Inner, row: &AgentRow) -> Agent {

@@ -54,13 +54,23 @@ pub(crate) struct Book {
     pub(crate) tokens: HashMap<String, Arc<TokenRow>>,
     pub(crate) requests: HashMap<String, Arc<RequestRow>>,
     /// By agent; kept in step with `nodes`.
-    pub(super) loads: HashMap<String, Load>,
+    pub(super) loads: BTreeMap<String, Load>,
 }
 
 impl Book {
     /// What the agent of this name has.
     pub(crate) fn load(&self, agent: &str) -> Option<&Load> {
         self.loads.get(agent)
+    }
+
+    /// Every agent with what it has, by one walk over both: for each new node all are looked at.
+    pub(crate) fn agents_and_loads(&self) -> impl Iterator<Item = (&Arc<AgentRow>, Option<&Load>)> {
+        let mut loads = self.loads.iter().peekable();
+        self.agents.iter().map(move |(id, row)| {
+            while loads.next_if(|(name, _)| *name < id).is_some() {}
+            let load = loads.next_if(|(name, _)| *name == id);
+            (row, load.map(|(_, load)| load))
+        })
     }
 
     /// Whether this store, and no other copy of it, was at the revision that somebody heard under the name.
@@ -262,5 +272,39 @@ mod tests {
             change(&|tx| tx.delete_node(&NodeId::new("x").unwrap())),
             (5, 1, 0)
         );
+    }
+
+    #[test]
+    fn each_agent_stands_beside_its_own_load() {
+        let mut book = Book::default();
+        let agent = |id: &str| AgentRow {
+            id: id.to_owned(),
+            install_id: "i".to_owned(),
+            cordoned: false,
+            lost: false,
+            info: Default::default(),
+            connected_at: Timestamp::UNIX_EPOCH,
+        };
+        // `a`, `ab` and `z` have nodes, and nobody has told of `ab` and `z`.
+        let mut tx = Tx::new(&book);
+        for id in ["a", "b", "c"] {
+            tx.put_agent(agent(id));
+        }
+        for (id, agent) in [
+            ("n1", "a"),
+            ("n2", "ab"),
+            ("n3", "c"),
+            ("n4", "c"),
+            ("n5", "z"),
+        ] {
+            tx.put_node(row(id, agent, None));
+        }
+        let deltas = tx.into_deltas();
+        deltas.iter().for_each(|d| book.apply(d));
+        let all: Vec<_> = book
+            .agents_and_loads()
+            .map(|(row, load)| (row.id.as_str(), load.map_or(0, |it| it.nodes.len())))
+            .collect();
+        assert_eq!(all, [("a", 1), ("b", 0), ("c", 2)]);
     }
 }
