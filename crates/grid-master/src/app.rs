@@ -40,8 +40,8 @@ pub(crate) struct App {
     pub(crate) openapi: String,
 }
 
-/// The host's clock as it was when the master started, and what has passed since: a clock that is set meanwhile makes
-/// nothing older than it is.
+/// A time that goes on while the master runs and never otherwise, whatever the host's clock is set to: what it makes old
+/// has had its time to be asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Since {
     at: Timestamp,
@@ -49,9 +49,10 @@ pub(crate) struct Since {
 }
 
 impl Since {
-    pub(crate) fn start() -> Self {
+    /// Goes on from the newest of what it was kept with; at first, it is the host's.
+    pub(crate) fn start(newest: Option<Timestamp>) -> Self {
         Self {
-            at: Timestamp::now(),
+            at: newest.unwrap_or_else(Timestamp::now),
             instant: Instant::now(),
         }
     }

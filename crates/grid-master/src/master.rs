@@ -60,6 +60,7 @@ impl Master {
         let (http, http_addr) = listen("http", settings.http).await?;
         let (grpc, grpc_addr) = listen("grpc", settings.grpc).await?;
         let Contents { book, seen } = std::mem::take(&mut opened.contents);
+        let since = Since::start(book.requests.values().map(|row| row.at).max());
         let events = Events::new(book.event_ids + 1, settings.events_kept);
         let grid = Arc::new(Grid::new(book.clone(), seen, events, Metrics::new()));
         let store = opened.start(book, grid.clone())?;
@@ -71,7 +72,7 @@ impl Master {
             logs: Arc::new(LogHub::default()),
             shutdown: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            since: Since::start(),
+            since,
             openapi: http::openapi(),
         });
         state.publish(http_addr, grpc_addr)?;
