@@ -29,6 +29,8 @@ enum Name {
     Redis,
     /// Debian's promtool, which reads the metrics.
     Promtool,
+    /// Debian's faketime, which sets the clock for one program alone.
+    Faketime,
     /// PyPI's schemathesis, which calls the HTTP API as its document says, and as it does not.
     Schemathesis,
 }
@@ -38,6 +40,7 @@ impl Name {
         let name = match self {
             Self::Redis => "redis",
             Self::Promtool => "promtool",
+            Self::Faketime => "faketime",
             Self::Schemathesis => "schemathesis",
         };
         NEEDS

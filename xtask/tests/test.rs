@@ -26,7 +26,7 @@ fn xtask_test(lib: &str, tests: &[(&str, &str)], args: &[&str]) -> Output {
         write(&format!("tests/{name}.rs"), text);
     }
     // The task finds every program from outside that it looks for, so that it installs nothing.
-    for program in ["redis-server", "promtool", "schemathesis"] {
+    for program in ["redis-server", "promtool", "faketime", "schemathesis"] {
         write(&format!("bin/{program}"), "");
     }
     let path = std::env::var_os("PATH").unwrap_or_default();

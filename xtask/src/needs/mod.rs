@@ -49,6 +49,12 @@ pub(crate) const NEEDS: &[Need] = &[
         in_test_names: "promtool",
     },
     Need {
+        name: "faketime",
+        program: "faketime",
+        source: Source::Debian("faketime"),
+        in_test_names: "faketime",
+    },
+    Need {
         name: "schemathesis",
         program: "schemathesis",
         source: Source::PyPi(pypi::Environment {

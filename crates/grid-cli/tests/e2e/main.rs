@@ -9,6 +9,7 @@
 )]
 
 mod agents;
+mod faketime;
 mod faults;
 mod foreground;
 mod hostile;

@@ -1,6 +1,7 @@
 //! A grid of a test's own.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{Read, Write},
     net::TcpStream,
@@ -18,13 +19,22 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A state directory, and the `grid` command on it. Dropped, it takes the grid down and looks for what is left.
 pub(crate) struct Grid {
     dir: TempDir,
+    /// What every command is given in its environment.
+    environment: Vec<(&'static str, OsString)>,
 }
 
 impl Grid {
     pub(crate) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
+            environment: Vec::new(),
         }
+    }
+
+    /// With this in the environment of every command, and so of master and agent.
+    pub(crate) fn with_environment(mut self, environment: Vec<(&'static str, OsString)>) -> Self {
+        self.environment = environment;
+        self
     }
 
     /// The test's own directory.
@@ -43,6 +53,7 @@ impl Grid {
             command.env_remove(name);
         }
         command
+            .envs(self.environment.iter().cloned())
             .arg("--state-dir")
             .arg(self.state())
             .args(args)
