@@ -1,7 +1,7 @@
 //! Places where a test lets a step fail: compiled in by the feature `fault-points` alone, and nothing without it.
 //!
 //! Who arms a point puts a file of its name into `fault-points-armed` under a directory that the program was told of
-//! by [`arm`]. The first to come by takes the file, by a rename into `fault-points-met`, which is the proof that the
+//! by `arm`. The first to come by takes the file, by a rename into `fault-points-met`, which is the proof that the
 //! point was met, and does what the file says: `abort` ends the process with no clean-up, `error NUMBER` fails with
 //! that number of errno(3), `stall MS` waits so long and goes on.
 
