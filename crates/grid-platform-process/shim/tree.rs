@@ -15,22 +15,51 @@ pub(crate) fn kill(cgroups: &[PathBuf]) {
             .for_each(|it| sys::kill(it, sys::SIGKILL));
     }
     for procs in cgroups {
-        // Version 2 has a file that kills all members at once.
+        // Version 2 has a file that kills all members at once, those of cgroups below too.
         let all = OpenOptions::new()
             .write(true)
             .open(procs.with_file_name("cgroup.kill"));
         if all.and_then(|mut it| it.write_all(b"1")).is_ok() {
             continue;
         }
-        for pid in members(procs) {
-            sys::kill_pinned(pid, || members(procs).contains(&pid));
+        for procs in with_those_below(procs) {
+            for pid in members(&procs) {
+                sys::kill_pinned(pid, || members(&procs).contains(&pid));
+            }
         }
     }
 }
 
-/// Whether nobody is left in the node's cgroups.
+/// Whether nobody is left in the node's cgroups, and in those that it made in them.
 pub(crate) fn is_empty(cgroups: &[PathBuf]) -> bool {
-    cgroups.iter().all(|it| members(it).is_empty())
+    cgroups
+        .iter()
+        .all(|procs| match fs::read_to_string(procs.with_file_name("cgroup.events")) {
+            // Version 2 says it of the whole tree.
+            Ok(text) => !text.lines().any(|it| it == "populated 1"),
+            // Mostly whoever is there is at the top.
+            Err(_) => {
+                members(procs).is_empty()
+                    && with_those_below(procs).iter().all(|it| members(it).is_empty())
+            }
+        })
+}
+
+/// The `cgroup.procs` files of a cgroup and of those below, of which there are as many as root made: in version 1 nobody else
+/// may. Each is looked into once, and a path has an end, so a program that makes more of them meanwhile does not keep the shim here.
+fn with_those_below(procs: &Path) -> Vec<PathBuf> {
+    let mut all = vec![procs.to_owned()];
+    let mut next = 0;
+    while let Some(dir) = all.get(next).and_then(|it| it.parent()) {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        let below: Vec<PathBuf> = entries
+            .filter(|it| it.file_type().is_ok_and(|it| it.is_dir()))
+            .map(|it| it.path().join("cgroup.procs"))
+            .collect();
+        all.extend(below);
+        next += 1;
+    }
+    all
 }
 
 /// How often the OOM killer has struck in the node's cgroups so far.

@@ -7,7 +7,7 @@ use grid_platform_api::{Error, ErrorKind, NodeId, NodeLocks, NodeUid, RestartMod
 use tokio::sync::watch;
 
 use crate::{
-    cgroup::Cgroups,
+    cgroup::{self, Cgroups},
     claim::Purpose,
     config::{CgroupMode, ProcessConfig},
     data::{Kept, KeptData},
@@ -242,11 +242,18 @@ fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner
     for name in files::names(&nodes_dir).cannot("read the directory of nodes")? {
         hall.admit(&name)?;
     }
-    let (loaded, blocked, findings, left) = (hall.loaded, hall.blocked, hall.findings, hall.left);
-    let cgroups = match config.cgroups {
-        CgroupMode::Auto => Cgroups::find(&install.owner),
-        CgroupMode::Off => Cgroups::none(),
+    let (cgroups, damage) = match config.cgroups {
+        CgroupMode::Auto => Cgroups::find(&install.owner, &install.dir)?,
+        CgroupMode::Off => (Cgroups::none(), None),
     };
+    if let Some(why) = damage {
+        hall.find(
+            cgroup::FILE,
+            &why,
+            "It was written anew. An earlier agent that ran elsewhere may have made cgroups that are not looked into any more.",
+        );
+    }
+    let (loaded, blocked, findings, left) = (hall.loaded, hall.blocked, hall.findings, hall.left);
     // Once for all of them.
     let killed: Vec<&NodeUid> = loaded
         .iter()

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
+    cgroup,
     claim::Purpose,
     data::{Found, Site},
     error::{Context, PLATFORM, error},
@@ -104,9 +105,7 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
         if wanted && !can {
             return unsupported(
                 &format!("keep `{name}`, as it cannot make cgroups here"),
-                &format!(
-                    "Run the agent as root or in a delegated cgroup (`Delegate=yes` in its systemd unit), or leave `{name}` out."
-                ),
+                &format!("{}; or leave `{name}` out.", cgroup::HINT),
             );
         }
     }

@@ -3,6 +3,7 @@
 use grid_platform_api::{Check, CheckStatus, PlatformInfo};
 
 use crate::{
+    cgroup::HINT,
     config::{Allow, CgroupMode},
     error::PLATFORM,
     platform::Inner,
@@ -155,7 +156,7 @@ fn limits(inner: &Inner) -> Check {
             CheckStatus::Degraded,
             format!("no cgroups can be made for {}", missing.join(", ")),
         ),
-        "Run the agent as root or in a delegated cgroup (`Delegate=yes` in its systemd unit).",
+        &format!("{HINT}."),
     )
 }
 

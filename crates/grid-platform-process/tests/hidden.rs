@@ -140,3 +140,63 @@ async fn a_stop_finds_what_hides_and_leaves_no_cgroup() {
     assert!(!stale.exists());
     clean(&platform).await;
 }
+
+#[tokio::test]
+async fn what_hides_in_a_cgroup_of_its_own_making_or_in_one_of_an_earlier_adapter_is_found() {
+    if !can_make_cgroups() {
+        return;
+    }
+    let place = Place::new();
+    let platform = place.open().await;
+    let old = place.data("a").join("old");
+    let hidden = || fs::read_to_string(&old).ok()?.trim().parse::<u32>().ok();
+    let config = sh("a", SCRIPT).restart(quick(RestartMode::Always)).build();
+    let node = platform.spawn_node(config.unwrap()).await.unwrap();
+    eventually("one hides", || hidden().is_some()).await;
+    let dirs = cgroups(node.pid.unwrap());
+    let known = place.config.state_dir.join("cgroups");
+    let parent_dir = dirs[0].parent().unwrap();
+    let listed = fs::read_to_string(&known).unwrap();
+    assert!(
+        listed
+            .lines()
+            .any(|it| parent_dir == std::path::Path::new(it)),
+        "{listed}"
+    );
+
+    let first = hidden().unwrap();
+    let below = dirs[0].join("below/further");
+    fs::create_dir_all(&below).unwrap();
+    fs::write(below.join("cgroup.procs"), first.to_string()).unwrap();
+    drop(platform);
+    kill_9(parent(node.pid.unwrap()));
+    let platform = place.open().await;
+    assert!(!lives(first));
+    let node = wait_for(&platform, "a", |it| {
+        it.state.is_running() && it.pid != node.pid
+    })
+    .await;
+    eventually("another hides", || hidden().is_some_and(|it| it != first)).await;
+
+    // An adapter that ran in another place made its cgroups there.
+    let second = hidden().unwrap();
+    let elsewhere =
+        parent_dir.with_file_name(format!("grid-test-{}-elsewhere", std::process::id()));
+    let earlier = elsewhere.join(parent_dir.file_name().unwrap());
+    let theirs = earlier.join(dirs[0].file_name().unwrap());
+    fs::create_dir_all(&theirs).unwrap();
+    fs::write(theirs.join("cgroup.procs"), second.to_string()).unwrap();
+    // Without its checksum, as who changes it by hand leaves it.
+    let lines = [parent_dir, &earlier].map(|it| format!("{}\n", it.display()));
+    fs::write(&known, lines.concat()).unwrap();
+    drop(platform);
+    kill_9(parent(node.pid.unwrap()));
+    let platform = place.open().await;
+    assert!(!lives(second));
+    clean(&platform).await;
+    assert!(
+        !earlier.exists() && dirs.iter().all(|it| !it.exists()),
+        "{dirs:?}"
+    );
+    fs::remove_dir(elsewhere).unwrap();
+}

@@ -86,11 +86,26 @@ fn joins_and_is_emptied(test: &str, controller: &str) {
         .arg("1000")
         .spawn()
         .unwrap();
+    // In one that the node made in its own.
+    let mut below = std::process::Command::new("sleep")
+        .arg("1000")
+        .spawn()
+        .unwrap();
+    let nested = cgroup.0.join("below/further");
+    fs::create_dir_all(&nested).unwrap();
     fs::write(cgroup.0.join("cgroup.procs"), stranger.id().to_string()).unwrap();
+    fs::write(nested.join("cgroup.procs"), below.id().to_string()).unwrap();
     shim.stop(None);
-    assert!([pid, member, stranger.id()].into_iter().all(is_gone));
+    assert!(
+        [pid, member, stranger.id(), below.id()]
+            .into_iter()
+            .all(is_gone)
+    );
     stranger.wait().unwrap();
+    below.wait().unwrap();
     assert_eq!(cgroup.members(), Vec::<u32>::new());
+    fs::remove_dir(&nested).unwrap();
+    fs::remove_dir(nested.parent().unwrap()).unwrap();
 }
 
 #[test]
