@@ -26,6 +26,9 @@ const VERSION: u32 = 1;
 /// How long a lock that is held is asked for again: a child that somebody else in this process forks holds
 /// copies of all descriptors until it executes.
 const LOCK_PATIENCE: Duration = Duration::from_millis(400);
+/// And when this very process holds it: an adapter of its own that was dropped, while others of it start nodes on a slow
+/// machine.
+const OWN_LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `install.json` says.
 #[derive(Serialize, Deserialize)]
@@ -126,10 +129,14 @@ fn make_dir(path: &Path) -> Result<OwnedFd> {
 fn lock(dir: &OwnedFd, path: &Path) -> Result<File> {
     let mut file = files::create_at(dir, "lock", 0o600)
         .cannot(format!("write in the state directory `{}`", path.display()))?;
-    let until = Instant::now() + LOCK_PATIENCE;
+    let begin = Instant::now();
     while !files::try_lock(&file).cannot("lock the state")? {
-        if Instant::now() >= until {
-            let holder = fs::read_to_string(path.join("lock")).unwrap_or_default();
+        let holder = fs::read_to_string(path.join("lock")).unwrap_or_default();
+        let patience = match holder.trim().parse() == Ok(std::process::id()) {
+            true => OWN_LOCK_PATIENCE,
+            false => LOCK_PATIENCE,
+        };
+        if begin.elapsed() >= patience {
             return Err(error(
                 ErrorKind::StateLocked,
                 format!(
