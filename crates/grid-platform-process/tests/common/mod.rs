@@ -120,12 +120,24 @@ pub(crate) fn parent(pid: u32) -> u32 {
     tail.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
+/// Kills a process, and returns when it has ended: what it held is free then.
 pub(crate) fn kill_9(pid: u32) {
     let status = std::process::Command::new("kill")
         .args(["-9", &pid.to_string()])
         .status()
         .unwrap();
     assert!(status.success());
+    let has_ended = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A zombie has only its number left.
+        stat.rsplit_once(')')
+            .is_none_or(|(_, it)| it.trim_start().starts_with(['Z', 'X']))
+    };
+    let until = Instant::now() + Duration::from_secs(20);
+    while !has_ended() {
+        assert!(Instant::now() < until, "process {pid} does not end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Whether the process is there, be it as a zombie.
