@@ -27,6 +27,8 @@ enum Action {
 enum Name {
     /// Debian's redis-server: the stock program that tests run as nodes.
     Redis,
+    /// Debian's supervisord, beside which nodes are measured.
+    Supervisord,
     /// Debian's promtool, which reads the metrics.
     Promtool,
     /// Debian's faketime, which sets the clock for one program alone.
@@ -39,6 +41,7 @@ impl Name {
     fn need(self) -> Result<&'static Need> {
         let name = match self {
             Self::Redis => "redis",
+            Self::Supervisord => "supervisord",
             Self::Promtool => "promtool",
             Self::Faketime => "faketime",
             Self::Schemathesis => "schemathesis",

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::bench::Bench;
 use crate::report::Row;
-use crate::{control_plane, process, storage};
+use crate::{cli, control_plane, logs, process, scale, storage};
 
 /// Things that are measured together.
 #[derive(Debug)]
@@ -19,4 +19,11 @@ pub(crate) struct Group {
 }
 
 /// All of them, in the order in which they are measured.
-pub(crate) const GROUPS: &[Group] = &[process::GROUP, control_plane::GROUP, storage::GROUP];
+pub(crate) const GROUPS: &[Group] = &[
+    process::GROUP,
+    scale::GROUP,
+    logs::GROUP,
+    cli::GROUP,
+    control_plane::GROUP,
+    storage::GROUP,
+];

@@ -6,18 +6,21 @@
 )]
 
 mod bench;
+mod cleared;
+mod cli;
 mod clients;
 mod control_plane;
+mod grid;
 mod groups;
 mod http;
 mod lifecycle;
+mod logs;
 mod machine;
 mod proc;
 mod process;
-#[allow(dead_code, reason = "for groups of many processes")]
 mod program;
-#[allow(dead_code, reason = "for groups of other sizes and units")]
 mod report;
+mod scale;
 mod stats;
 mod storage;
 
@@ -90,6 +93,9 @@ enum Child {
     /// A storage server.
     #[command(hide = true)]
     StorageServer(storage::server::Args),
+    /// A program with much to say.
+    #[command(hide = true)]
+    LogWriter(logs::writer::Args),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -124,6 +130,7 @@ fn run(args: &Args) -> Result<bool> {
             return control_plane::followers::serve(args).map(|()| true);
         }
         Some(Child::StorageServer(args)) => return storage::server::serve(args).map(|()| true),
+        Some(Child::LogWriter(args)) => return logs::writer::run(args).map(|()| true),
         None => {}
     }
     let chosen = |group: &&Group| {

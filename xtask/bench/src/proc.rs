@@ -30,19 +30,66 @@ pub(crate) fn used(pid: u32) -> Result<Used> {
     // utime and stime are the 14th and 15th field; the first of `rest` is the 3rd.
     let ticks = ticks(11)? + ticks(12)?;
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kib = |name: &str| -> Result<u64> {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let value = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
-        Ok(value
-            .ok_or("a status file without memory")?
-            .trim()
-            .parse()?)
-    };
     Ok(Used {
         cpu: Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
-        resident: kib("VmRSS:")? * 1024,
-        peak: kib("VmHWM:")? * 1024,
+        resident: kib(&status, "VmRSS:")? * 1024,
+        peak: kib(&status, "VmHWM:")? * 1024,
     })
+}
+
+/// Has this process' peak be what is resident now, and gives that.
+pub(crate) fn forget_peak() -> Result<u64> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    Ok(used(std::process::id())?.peak)
+}
+
+/// What is in a process' memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Memory {
+    /// Written by it, and its own alone.
+    pub(crate) private_dirty: u64,
+    /// Its own alone: nobody else would use it if it ended.
+    pub(crate) private: u64,
+    /// That, and its share of what it has with others.
+    pub(crate) proportional: u64,
+}
+
+/// Reads what is in the process' memory.
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let bytes = |name| Ok::<_, Box<dyn std::error::Error>>(kib(&text, name)? * 1024);
+    let private_dirty = bytes("Private_Dirty:")?;
+    Ok(Memory {
+        private_dirty,
+        private: private_dirty + bytes("Private_Clean:")?,
+        proportional: bytes("Pss:")?,
+    })
+}
+
+/// Memory of the host that can be had without swapping, in bytes.
+pub(crate) fn available() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    Ok(kib(&text, "MemAvailable:")? * 1024)
+}
+
+/// The process that started it.
+pub(crate) fn parent(pid: u32) -> Result<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Ok(line
+        .ok_or("a status file without a parent")?
+        .trim()
+        .parse()?)
+}
+
+/// The value of a line that tells KiB.
+fn kib(text: &str, name: &str) -> Result<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    Ok(value
+        .ok_or_else(|| format!("`{name}` is not told"))?
+        .trim()
+        .parse()?)
 }
 
 /// Sends a signal to a child that was not awaited yet, so that its number is still its own.

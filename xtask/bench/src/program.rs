@@ -123,6 +123,11 @@ impl Program {
         Ok(self.next(What::Began)?.1)
     }
 
+    /// The one process that was started, once it began.
+    pub(crate) fn began_as(&self) -> Result<u32> {
+        Ok(self.next(What::Began)?.0)
+    }
+
     /// When the one process that was asked to end did.
     pub(crate) fn ended(&self) -> Result<Duration> {
         Ok(self.next(What::Ends)?.1)

@@ -30,6 +30,75 @@ fn row<'a>(rows: &'a [Value], name: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no row `{name}` in {rows:#?}"))
 }
 
+/// Every row has figures; of those that are measured in rounds one, as a quick run has it.
+fn all_run(rows: &[Value]) {
+    assert!(rows.iter().all(|it| it["not_run"].is_null()), "{rows:#?}");
+}
+
+#[test]
+fn nodes_and_bare_children_start_and_stop_and_peers_that_are_missing_say_so() {
+    let rows = measured(
+        "process",
+        &[
+            "--without=supervisord=it is not on PATH",
+            "--without=pm2=it is not on PATH",
+        ],
+    );
+    let (peers, own): (Vec<_>, Vec<_>) = rows.into_iter().partition(|it| {
+        let name = it["name"].as_str().unwrap_or_default();
+        name.starts_with("supervisord") || name.starts_with("pm2")
+    });
+    all_run(&own);
+    assert_eq!(peers.len(), 8);
+    assert!(
+        peers.iter().all(|it| it["not_run"] == "it is not on PATH"),
+        "{peers:#?}"
+    );
+    let spawned = row(&own, "spawn_node: until the program's first instruction");
+    assert_eq!(spawned["rounds"], 1);
+}
+
+#[test]
+fn supervisord_starts_and_stops_the_same_program() {
+    // Found on `PATH` by who starts it.
+    let rows = measured(
+        "process",
+        &[
+            "--program=supervisord=supervisord",
+            "--without=pm2=it is not on PATH",
+        ],
+    );
+    let stopped = row(&rows, "supervisord: until stopProcess is answered");
+    assert_eq!(stopped["rounds"], 1);
+}
+
+#[test]
+fn a_few_nodes_and_shims_are_measured_and_gone_behind_it() {
+    let rows = measured("scale", &[]);
+    all_run(&rows);
+    assert_eq!(row(&rows, "a shim, one of 3: Private_Dirty")["rounds"], 3);
+}
+
+#[test]
+fn a_long_log_is_read_and_a_fast_one_followed_without_a_gap() {
+    let rows = measured("logs", &[]);
+    all_run(&rows);
+    assert_eq!(
+        row(&rows, "follow_logs, 1.91 MiB written at 100 MB/s: gaps")["median"],
+        0.0
+    );
+}
+
+#[test]
+fn the_command_and_the_api_spawn_through_master_and_agent() {
+    let rows = measured("cli", &[]);
+    all_run(&rows);
+    assert_eq!(
+        row(&rows, "grid spawn: until the command has ended")["rounds"],
+        1
+    );
+}
+
 #[test]
 fn a_master_and_its_agents_come_through_spawns_followers_a_crash_and_losses() {
     let rows = measured("control-plane", &[]);

@@ -1,6 +1,7 @@
 //! Programs from outside that tests start.
 
 mod crates;
+mod npm;
 mod pypi;
 
 use std::fmt;
@@ -30,6 +31,8 @@ enum Source {
     Debian(&'static str),
     /// A program of crates.io at this version, built into the user's cache.
     Crates(&'static str),
+    /// A program of npm at this version, put into the user's cache.
+    Npm(&'static str),
     /// Packages of PyPI, in an environment of their own in the user's cache.
     PyPi(pypi::Environment),
 }
@@ -41,6 +44,12 @@ pub(crate) const NEEDS: &[Need] = &[
         program: "redis-server",
         source: Source::Debian("redis-server"),
         in_test_names: "redis",
+    },
+    Need {
+        name: "supervisord",
+        program: "supervisord",
+        source: Source::Debian("supervisor"),
+        in_test_names: "supervisord",
     },
     Need {
         name: "promtool",
@@ -67,10 +76,10 @@ pub(crate) const NEEDS: &[Need] = &[
 
 /// What `cargo xtask bench` measures ours beside, besides the programs above. No test needs these.
 pub(crate) const PEERS: &[Need] = &[Need {
-    name: "supervisord",
-    program: "supervisord",
-    source: Source::Debian("supervisor"),
-    in_test_names: "supervisord",
+    name: "pm2",
+    program: "pm2",
+    source: Source::Npm("7.0.4"),
+    in_test_names: "pm2",
 }];
 
 /// What `cargo xtask fuzz` runs.
@@ -123,6 +132,10 @@ impl Need {
                 Ok(place) => Met::Found(place),
                 Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
             },
+            Source::Npm(version) => match npm::find(self.program, version) {
+                Ok(place) => Met::Found(place),
+                Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
+            },
             Source::PyPi(environment) => match environment.find(self.program) {
                 Ok(place) => Met::Found(place),
                 Err(why) => Met::Missing(format!("{not_on_path}, and {why}")),
@@ -138,6 +151,7 @@ impl Need {
                 format!("Install `{name}` with your system's package manager.")
             }
             Source::Crates(_) => format!("Run `cargo install {}`.", self.name),
+            Source::Npm(_) => format!("Run `npm install --global {}`.", self.name),
             Source::PyPi(_) => format!("Run `cargo xtask testbed up {}`.", self.name),
         }
     }
@@ -151,6 +165,7 @@ impl Need {
         let got = match &self.source {
             Source::Debian(package) => debian(package),
             Source::Crates(version) => crates::make(self.program, version),
+            Source::Npm(version) => npm::make(self.program, version),
             Source::PyPi(environment) => environment.make(),
         };
         match got {

@@ -1,7 +1,7 @@
 //! The control plane at scale: one master, many agents with many nodes each.
 
 pub(crate) mod followers;
-mod master;
+pub(crate) mod master;
 mod run;
 pub(crate) mod simulator;
 mod spawns;

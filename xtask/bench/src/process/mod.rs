@@ -1,13 +1,17 @@
 //! The process platform: one node started and stopped, beside a bare child of this process and beside process managers.
 
 mod bare;
+mod manager;
+mod pm2;
 mod supervisord;
 
-use grid_platform_process::{Allow, ProcessConfig, ProcessPlatform};
+use grid_platform_process::ProcessPlatform;
+use manager::Manager;
 use tokio::runtime::Runtime;
 
 use crate::Result;
 use crate::bench::Bench;
+use crate::cleared::{Cleared, any_program};
 use crate::groups::Group;
 use crate::lifecycle::Nodes;
 use crate::program::Program;
@@ -18,7 +22,7 @@ pub(crate) const GROUP: Group = Group {
     name: "process",
     about: "One node at a time in the bare adapter, ready mode `Started`, intent and record durable; the program is \
         static, reads the clock as its first act, and ends on SIGTERM. Peers start and stop the same program.",
-    programs: &[supervisord::NAME],
+    programs: &[supervisord::NAME, pm2::NAME],
     measure,
 };
 
@@ -30,17 +34,20 @@ fn measure(bench: &Bench) -> Result<Vec<Row>> {
     let dir = tempfile::tempdir()?;
     let program = Program::install(dir.path())?;
     let runtime = runtime()?;
-    let config = ProcessConfig {
-        programs: Allow::Any,
-        ..ProcessConfig::new(dir.path().join("state"), dir.path().join("data"))
-    };
+    let dirs = ["state", "data"].map(|it| dir.path().join(it));
+    let cleared = Cleared::new(&dirs);
+    let config = any_program(&dirs[0], &dirs[1]);
     let platform = runtime.block_on(ProcessPlatform::open(config))?;
     let nodes = Nodes {
         runtime: &runtime,
         platform: &platform,
         program: &program,
     };
-    let peer = supervisord::Supervisord::start(bench, dir.path(), &program)?;
+    // What a peer that is there breaks of is no reason to keep the node's figures back.
+    let supervisord = supervisord::Supervisord::start(bench, dir.path(), &program)
+        .unwrap_or_else(|error| Err(error.to_string()));
+    let pm2 =
+        pm2::Pm2::start(bench, dir.path(), &program).unwrap_or_else(|error| Err(error.to_string()));
     let bare = bare::Bare::new(dir.path(), &program)?;
     let mut subjects = vec![
         nodes.spawn([
@@ -60,12 +67,23 @@ fn measure(bench: &Bench) -> Result<Vec<Row>> {
         bare.stop(),
     ];
     let mut missing = Vec::new();
-    match &peer {
-        Ok(peer) => subjects.extend([peer.starting(), peer.stopping()]),
-        Err(why) => missing.extend(supervisord::rows().map(|row| row.not_run(why))),
+    let peers = [
+        (
+            supervisord.as_ref().map(|it| it as &dyn Manager),
+            supervisord::rows(),
+        ),
+        (pm2.as_ref().map(|it| it as &dyn Manager), pm2::rows()),
+    ];
+    for (peer, rows) in peers {
+        match peer {
+            Ok(peer) => subjects.extend(manager::subjects(peer, &program, rows)),
+            Err(why) => missing.extend(rows.map(|row| row.not_run(why))),
+        }
     }
     let mut rows = bench.interleave(subjects)?;
     rows.extend(missing);
+    drop(platform);
+    cleared.clear()?;
     Ok(rows)
 }
 

@@ -1,5 +1,5 @@
 //! supervisord, asked over its own socket: XML-RPC on a connection that stays open, which spares it the start of
-//! `supervisorctl`. It keeps no durable record of what it starts.
+//! `supervisorctl`.
 
 use std::cell::RefCell;
 use std::os::unix::net::UnixStream;
@@ -9,43 +9,37 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::manager::{self, Manager};
 use crate::Result;
 use crate::bench::Bench;
 use crate::http::Connection;
-use crate::program::{Program, now};
+use crate::program::Program;
 use crate::report::Row;
-use crate::stats::Subject;
 
 /// By which `cargo xtask` knows it.
 pub(super) const NAME: &str = "supervisord";
 
-/// It is slow beside the others.
-const EVERY: usize = 4;
-
-/// Its rows: of a start two, of a stop two.
+/// Its rows.
 pub(super) fn rows() -> [Row; 4] {
-    [
-        Row::time("supervisord (startsecs=0, XML-RPC): until the program's first instruction")
-            .beside(super::SPAWN_BEGAN),
-        Row::time("supervisord: until startProcess is answered").beside(super::SPAWN),
-        Row::time("supervisord: until stopProcess is answered").beside(super::STOP),
-        Row::time("supervisord: from the program's own end until stopProcess is answered"),
-    ]
+    manager::rows(
+        NAME,
+        "startsecs=0, XML-RPC",
+        ["startProcess", "stopProcess"],
+    )
 }
 
 /// A running supervisord with one program.
-pub(super) struct Supervisord<'a> {
+pub(super) struct Supervisord {
     child: Child,
     connection: RefCell<Connection<UnixStream>>,
-    program: &'a Program,
 }
 
-impl<'a> Supervisord<'a> {
+impl Supervisord {
     /// Starts one, or says why there is none.
     pub(super) fn start(
         bench: &Bench,
         dir: &Path,
-        program: &'a Program,
+        program: &Program,
     ) -> Result<std::result::Result<Self, String>> {
         let path = match bench.program(NAME) {
             Ok(path) => path,
@@ -84,41 +78,7 @@ impl<'a> Supervisord<'a> {
         Ok(Ok(Self {
             child,
             connection: RefCell::new(Connection::new(stream)),
-            program,
         }))
-    }
-
-    pub(super) fn starting(&'a self) -> Subject<'a> {
-        let [began, answered, ..] = rows();
-        let subject = Subject::times([began, answered], || {
-            let times = self.start_one()?;
-            self.stop_one()?;
-            Ok(times)
-        });
-        subject.every(EVERY)
-    }
-
-    pub(super) fn stopping(&'a self) -> Subject<'a> {
-        let [_, _, answered, behind] = rows();
-        let subject = Subject::times([answered, behind], || {
-            self.start_one()?;
-            self.stop_one()
-        });
-        subject.every(EVERY)
-    }
-
-    fn start_one(&self) -> Result<[Duration; 2]> {
-        let asked = now();
-        self.call("startProcess")?;
-        let answered = now();
-        Ok([self.program.began()? - asked, answered - asked])
-    }
-
-    fn stop_one(&self) -> Result<[Duration; 2]> {
-        let asked = now();
-        self.call("stopProcess")?;
-        let answered = now();
-        Ok([answered - asked, answered - self.program.ended()?])
     }
 
     fn call(&self, method: &str) -> Result<()> {
@@ -137,7 +97,22 @@ impl<'a> Supervisord<'a> {
     }
 }
 
-impl Drop for Supervisord<'_> {
+impl Manager for Supervisord {
+    fn start(&self) -> Result<()> {
+        self.call("startProcess")
+    }
+
+    fn stop(&self) -> Result<()> {
+        self.call("stopProcess")
+    }
+
+    /// A program that is stopped is one that was never started.
+    fn forget(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Supervisord {
     fn drop(&mut self) {
         // Asked to end, it ends what it started first.
         if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
