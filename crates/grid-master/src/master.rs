@@ -51,7 +51,9 @@ impl Master {
         settings.check()?;
         let state = StateDir::take(&settings.state_dir)?;
         let seal = SealKey::load_or_create(&state.file("seal.key"))?;
-        let mut opened = Opened::open(&state.file("store.redb"), || state.birth())?;
+        let store = state.file("store.redb");
+        state.refuse_emptied(&store)?;
+        let mut opened = Opened::open(&store, || state.birth())?;
         if settings.new_epoch {
             let now = u64::try_from(Timestamp::now().as_second()).unwrap_or_default();
             let epoch = opened.begin_epoch(now)?;

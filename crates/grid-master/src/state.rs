@@ -17,6 +17,9 @@ use crate::{
     store::{Birth, row::TokenRow},
 };
 
+/// What mends a damaged store.
+pub(crate) const RESTORE: &str = "Put a copy of the state directory back and start once with `--new-epoch`, or move the file away to begin an empty grid.";
+
 /// A state directory that is ours until this is dropped.
 #[derive(Debug)]
 pub(crate) struct StateDir {
@@ -71,6 +74,23 @@ impl StateDir {
 
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Refuses a store that was cut to nothing: it would be taken for that of a first start, whose tokens take the place
+    /// of those that are nowhere else. A first start that was interrupted has made none.
+    ///
+    /// # Errors
+    /// `Corrupt`.
+    pub(crate) fn refuse_emptied(&self, store: &Path) -> Result<()> {
+        let emptied = fs::metadata(store).is_ok_and(|it| it.len() == 0);
+        if !emptied || !self.file("tokens").exists() {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Corrupt,
+            format!("the store `{}` is empty and was not", store.display()),
+        )
+        .with_hint(RESTORE))
     }
 
     /// Makes the first tokens and writes each to `tokens/<role>`; what is stored of them is returned.
@@ -140,8 +160,16 @@ mod tests {
         let state = StateDir::take(&path).unwrap();
         let error = StateDir::take(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StateLocked);
+        // What an interrupted first start has left is begun again; a store that was used is not.
+        let store = state.file("store.redb");
+        fs::write(&store, "").unwrap();
+        state.refuse_emptied(&store).unwrap();
         let birth = state.birth().unwrap();
         assert_eq!(birth.tokens.len(), 3);
+        let error = state.refuse_emptied(&store).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        fs::remove_file(&store).unwrap();
+        state.refuse_emptied(&store).unwrap();
         for name in ["tokens/admin", "tokens/read", "tokens/agent"] {
             let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);

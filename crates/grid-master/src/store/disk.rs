@@ -11,6 +11,8 @@ use grid_platform_api::{Error, ErrorKind, NodeId, Result, fault};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableHandle};
 use serde::{Serialize, de::DeserializeOwned};
 
+use crate::state::RESTORE;
+
 use super::{
     book::{Book, Delta},
     row::{AgentRow, NodeRow, RequestRow, SeenRow, TokenRow},
@@ -263,9 +265,7 @@ impl Fault {
                 ErrorKind::Corrupt,
                 format!("`{path}` is damaged or is not a master's store: {why}"),
             )
-            .with_hint(
-                "Put a copy of the state directory back and start once with `--new-epoch`, or move the file away to begin an empty grid.",
-            )
+            .with_hint(RESTORE)
         };
         match self {
             Self::Damaged(why) => damaged(why),

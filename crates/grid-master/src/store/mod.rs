@@ -316,6 +316,9 @@ fn copy(error: &Error) -> Error {
 }
 
 #[cfg(test)]
+mod damage_tests;
+
+#[cfg(test)]
 mod tests {
     use grid_client::Role;
     use grid_platform_api::{NodeId, Program, SpawnConfig, Timestamp};
