@@ -8,11 +8,11 @@ use std::{
 use crate::support::{Grid, eventually, is_alive, number, text};
 
 /// An agent on this host besides the one of `grid up`; killed when it is dropped.
-struct Agent(Child);
+pub(crate) struct Agent(Child);
 
 impl Agent {
     /// Starts it with a token of its own.
-    fn start(grid: &Grid, grpc: &str) -> Self {
+    pub(crate) fn start(grid: &Grid, grpc: &str) -> Self {
         let token = grid.dir().join("agent-2.token");
         if !token.exists() {
             fs::write(&token, grid.run(&["token", "create", "--role", "agent"])).unwrap();

@@ -14,6 +14,7 @@ mod faults;
 mod foreground;
 mod hostile;
 mod main_job;
+mod race;
 mod redis;
 mod stores;
 mod support;
