@@ -8,7 +8,7 @@ use crate::support::{Agent, Grid, hello};
 
 #[tokio::test]
 async fn a_silent_agent_is_lost_and_found_again() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let mut agent = Agent::join(&grid, "a").await;
     grid.spawn(json!({"node_id": "n1"})).await.expect(201);
     agent.obey().await;
@@ -68,7 +68,7 @@ async fn a_silent_agent_is_lost_and_found_again() {
 
 #[tokio::test]
 async fn a_lost_agent_is_lost_after_a_restart_too() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let agent = Agent::join(&grid, "a").await;
     drop(agent);
     grid.until("/api/grid/agents/a", |a| a.body["state"] == "lost")
@@ -184,7 +184,7 @@ async fn a_token_is_bound_to_one_of_two_that_come_at_once() {
 
 #[tokio::test]
 async fn an_id_belongs_to_one_install() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let mut first = Agent::join(&grid, "a").await;
     let second = grid.agent_token().await;
     let refused = Agent::connect(&grid, &second, hello("a", "other"))
@@ -315,7 +315,7 @@ async fn a_node_is_placed_where_somebody_listens() {
 
 #[tokio::test]
 async fn questions_are_answered_by_the_agent() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let mut agent = Agent::join(&grid, "a").await;
     grid.spawn(json!({"node_id": "n1"})).await.expect(201);
     let answering = tokio::spawn(async move {

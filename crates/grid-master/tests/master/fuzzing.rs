@@ -3,25 +3,19 @@
 
 use std::{path::Path, process::Stdio, time::Duration};
 
-use grid_master::Settings;
 use grid_platform_testing::World;
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::{
     real_agent::RealAgent,
-    support::{Grid, LONG, settings},
+    support::{Grid, settings},
 };
 
 /// Runs schemathesis against a grid with an agent; `examples` bounds how many requests it makes up for an operation.
 async fn run(examples: u32) {
     let state = tempfile::tempdir().unwrap();
-    // An agent that is slow on a busy host is no finding.
-    let grid = Grid::start_with(Settings {
-        lost_after: LONG,
-        ..settings(state.path())
-    })
-    .await;
+    let grid = Grid::start_with(settings(state.path())).await;
     let world = World::new();
     let dir = tempfile::tempdir().unwrap();
     let agent = RealAgent::start(&grid, &world, dir.path());

@@ -325,7 +325,7 @@ async fn a_restart_keeps_wishes_and_what_was_seen() {
 
 #[tokio::test]
 async fn a_tombstone_waits_for_its_agent_over_everything() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let mut agent = Agent::join(&grid, "a").await;
     grid.spawn(json!({"node_id": "n1"})).await.expect(201);
     agent.obey().await;

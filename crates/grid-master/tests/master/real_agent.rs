@@ -49,7 +49,7 @@ async fn reaches(grid: &Grid, id: &str, state: &str) -> Value {
 
 #[tokio::test]
 async fn a_nodes_whole_life() {
-    let grid = Grid::start().await;
+    let grid = Grid::start_impatient().await;
     let world = World::new();
     let dir = tempfile::tempdir().unwrap();
     let agent = RealAgent::start(&grid, &world, dir.path());

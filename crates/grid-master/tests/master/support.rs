@@ -35,7 +35,8 @@ pub(crate) fn settings(state: &Path) -> Settings {
         http: "127.0.0.1:0".parse().unwrap(),
         grpc: "127.0.0.1:0".parse().unwrap(),
         heartbeat: Duration::from_millis(50),
-        lost_after: Duration::from_millis(400),
+        // An agent that is slow on a busy host is not lost.
+        lost_after: LONG,
         drain: Duration::from_secs(2),
         ..Settings::new(state)
     }
@@ -67,8 +68,21 @@ impl Answer {
 
 impl Grid {
     pub(crate) async fn start() -> Self {
+        Self::start_in_patience(LONG).await
+    }
+
+    /// One that soon holds an agent for lost that is not heard.
+    pub(crate) async fn start_impatient() -> Self {
+        Self::start_in_patience(Duration::from_secs(2)).await
+    }
+
+    async fn start_in_patience(lost_after: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut grid = Self::start_with(settings(dir.path())).await;
+        let mut grid = Self::start_with(Settings {
+            lost_after,
+            ..settings(dir.path())
+        })
+        .await;
         grid._dir = Some(dir);
         grid
     }
