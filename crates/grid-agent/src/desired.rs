@@ -376,4 +376,32 @@ mod tests {
         let other = DesiredFile::new(dir.path()).unwrap();
         assert_eq!(other.load().unwrap_err().kind(), ErrorKind::Corrupt);
     }
+
+    #[test]
+    fn no_cut_and_no_flipped_bit_of_wishes_or_key_makes_other_wishes() {
+        let dir = tempfile::tempdir().unwrap();
+        let expect = desired();
+        DesiredFile::new(dir.path()).unwrap().save(&expect).unwrap();
+        for name in ["desired.json", "seal.key"] {
+            let path = dir.path().join(name);
+            let good = fs::read(&path).unwrap();
+            let check = |what: String, bytes: &[u8]| {
+                fs::write(&path, bytes).unwrap();
+                match DesiredFile::new(dir.path()).and_then(|file| file.load()) {
+                    Ok(found) => assert_eq!(found, expect, "{name}: {what}"),
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Corrupt, "{name}: {what}");
+                        assert!(error.hint().is_some(), "{name}: {what}");
+                    }
+                }
+            };
+            for at in 0..good.len() {
+                check(format!("cut to {at}"), &good[..at]);
+                let mut bytes = good.clone();
+                bytes[at] ^= 1 << (at % 8);
+                check(format!("a bit of byte {at}"), &bytes);
+            }
+            check("whole again".to_owned(), &good);
+        }
+    }
 }

@@ -151,3 +151,46 @@ fn a_copy_of_a_state_directory_disturbs_nobody_and_takes_the_originals_place_whe
     assert_eq!(get(text(&again["endpoint"]), "key"), b"value");
     fs::remove_dir_all(copied.state()).unwrap();
 }
+
+#[test]
+fn a_damaged_file_of_agent_or_master_is_told_with_its_mend_and_stops_no_node() {
+    let grid = Grid::new();
+    grid.up(&["--nodes", "2"]);
+    let nodes = grid.json(&["nodes"]).as_array().unwrap().clone();
+    for node in &nodes {
+        put(text(&node["endpoint"]), "key", text(&node["id"]).as_bytes());
+    }
+    crash(&grid.up(&[]));
+    type Damage = fn(&mut Vec<u8>);
+    let (flip, halve): (Damage, Damage) = (
+        |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        },
+        |bytes| bytes.truncate(bytes.len() / 2),
+    );
+    for (file, damage) in [
+        ("agent/desired.json", flip),
+        ("agent/desired.json", Vec::clear),
+        ("agent/seal.key", halve),
+        ("master/seal.key", halve),
+        ("master/store.redb", halve),
+        ("master/store.redb", Vec::clear),
+    ] {
+        let path = grid.state().join(file);
+        let good = fs::read(&path).unwrap();
+        let mut bytes = good.clone();
+        damage(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        let told = up_fails(&grid, &nodes, "60s", 1);
+        assert!(told.contains(file), "{file}: {told}");
+        let mends = ["from a backup", "copy of the state directory back"];
+        assert!(mends.iter().any(|mend| told.contains(mend)), "{told}");
+        fs::write(&path, good).unwrap();
+    }
+    grid.up(&[]);
+    for node in &nodes {
+        assert_eq!(grid.node(text(&node["id"]))["pid"], node["pid"]);
+    }
+    assert_untouched(&grid, &nodes);
+}
