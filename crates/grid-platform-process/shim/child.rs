@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 const SECRET_MAX: u64 = 64 * 1024;
 
@@ -122,11 +123,20 @@ fn strings(
         .collect()
 }
 
+/// Moves this process, which has one thread, into a cgroup. In version 1 as a thread: a process is moved only after a grace period of
+/// RCU (5 to 20 ms, unless another one was moved just before), and a thread that moves itself at once. Being born in one of
+/// version 2 (`CLONE_INTO_CGROUP`) is no way: kernels kill who is born where `cgroup.kill` was written earlier.
 fn join_cgroup(procs: &[u8]) -> io::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .open(OsStr::from_bytes(procs))?
-        .write_all(b"0")
+    let procs = Path::new(OsStr::from_bytes(procs));
+    let join = |file: &Path| {
+        let file = fs::OpenOptions::new().write(true).open(file);
+        file?.write_all(b"0")
+    };
+    match join(&procs.with_file_name("tasks")) {
+        // Version 2 has no such file.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => join(procs),
+        joined => joined,
+    }
 }
 
 fn read_secret(name: &[u8]) -> io::Result<Vec<u8>> {
