@@ -2,10 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt};
-use grid_platform_api::{Error, LogCursor, LogItem, LogPosition, NodeId, Platform, Result};
+use futures::{FutureExt, Stream, StreamExt, stream};
+use grid_platform_api::{
+    Error, ErrorKind, LogCursor, LogItem, LogPosition, NodeId, Platform, Result,
+};
 use grid_proto::{log_item_to_wire, report_to_json, v1};
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -40,10 +45,11 @@ pub(super) async fn push(
             return;
         }
     };
-    let (frames, outgoing) = mpsc::channel(4);
+    let (frames, queue) = mpsc::channel(4);
+    let (over, is_over) = oneshot::channel();
     let node = open.node_id.clone();
+    let request_id = open.request_id;
     let sending = async move {
-        let request_id = open.request_id;
         let first = v1::LogFrame {
             request_id,
             ..v1::LogFrame::default()
@@ -60,8 +66,10 @@ pub(super) async fn push(
             // The reader may be gone, and then nobody needs to know.
             drop(frames.send(last).await);
         }
+        // As above.
+        let _ = over.send(());
     };
-    let calling = client.push_logs(request(ReceiverStream::new(outgoing), &token));
+    let calling = client.push_logs(request(outgoing(queue, is_over, request_id), &token));
     tokio::pin!(calling);
     let ended = tokio::select! {
         // The master ends the call when its reader is gone.
@@ -71,6 +79,27 @@ pub(super) async fn push(
     if let Err(status) = ended {
         tracing::debug!(node, code = %status.code(), "a log's call ended");
     }
+}
+
+/// What goes to the master. Its end is the log's end there: a log that is dropped with its session says that it is not.
+fn outgoing(
+    queue: mpsc::Receiver<v1::LogFrame>,
+    is_over: oneshot::Receiver<()>,
+    request_id: u64,
+) -> impl Stream<Item = v1::LogFrame> {
+    let last = async move {
+        let broken_off = || {
+            Error::new(ErrorKind::Unavailable, "the agent's log stream broke off")
+                .with_hint("Read on with the last line's `cursor`.")
+                .with_source(std::io::Error::other("its session with the master ended"))
+        };
+        is_over.await.is_err().then(|| v1::LogFrame {
+            request_id,
+            items: Vec::new(),
+            error_json: report_to_json(&broken_off().to_report()),
+        })
+    };
+    ReceiverStream::new(queue).chain(stream::once(last).filter_map(std::future::ready))
 }
 
 type Frames = mpsc::Sender<v1::LogFrame>;
@@ -196,6 +225,30 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_is_dropped_with_its_session_does_not_look_ended() {
+        for ends in [true, false] {
+            let (frames, queue) = mpsc::channel(4);
+            let (over, is_over) = oneshot::channel();
+            frames.send(v1::LogFrame::default()).await.unwrap();
+            if ends {
+                over.send(()).unwrap();
+            } else {
+                drop(over);
+            }
+            drop(frames);
+            let sent: Vec<_> = outgoing(queue, is_over, 7).collect().await;
+            let errors: Vec<_> = sent
+                .iter()
+                .filter_map(|it| grid_proto::report_from_json(&it.error_json))
+                .map(|it| it.kind)
+                .collect();
+            let expect: &[_] = if ends { &[] } else { &[ErrorKind::Unavailable] };
+            assert_eq!(errors, expect);
+            assert_eq!(sent.len(), 1 + expect.len());
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_retained_takes_no_wait() {
