@@ -4,6 +4,8 @@
 //! by `arm`. The first to come by takes the file, by a rename into `fault-points-met`, which is the proof that the
 //! point was met, and does what the file says: `abort` ends the process with no clean-up, `error NUMBER` fails with
 //! that number of errno(3), `stall MS` waits so long and goes on.
+//!
+//! What takes more than a test writes or waits for can be made smaller there too: see [`figure`].
 
 #[cfg(not(feature = "fault-points"))]
 use std::io;
@@ -18,8 +20,15 @@ pub fn point(_name: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// A figure that takes the place of a setting that nobody else can change. Without the feature there is none.
+#[cfg(not(feature = "fault-points"))]
+#[inline(always)]
+pub fn figure(_name: &str) -> Option<u64> {
+    None
+}
+
 #[cfg(feature = "fault-points")]
-pub use armed::{arm, dir, point};
+pub use armed::{arm, dir, figure, point};
 
 #[cfg(feature = "fault-points")]
 mod armed {
@@ -46,6 +55,12 @@ mod armed {
     /// What [`arm`] was told, for programs that this one starts.
     pub fn dir() -> Option<&'static Path> {
         DIR.get().map(PathBuf::as_path)
+    }
+
+    /// What a file of this name holds, in the directory that [`arm`] was told of.
+    pub fn figure(name: &str) -> Option<u64> {
+        let text = fs::read_to_string(dir()?.join(name)).ok()?;
+        text.trim().parse().ok()
     }
 
     /// A point of this name: passed, unless it is armed.

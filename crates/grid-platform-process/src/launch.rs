@@ -138,7 +138,7 @@ pub(crate) fn start(
         account,
         search_path: search_path(&inner.config),
         cgroup_procs,
-        log_max_bytes: inner.config.log_max_bytes,
+        log_max_bytes: fault::figure("log-max-bytes").unwrap_or(inner.config.log_max_bytes),
         trial,
     };
     let context = format!("start the node `{id}`");

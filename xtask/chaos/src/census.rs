@@ -30,6 +30,10 @@ pub(crate) struct Failed {
 pub(crate) struct Verdict {
     pub(crate) wrong: Vec<String>,
     pub(crate) failed: Vec<Failed>,
+    /// What programs have left beside themselves, each with its node.
+    pub(crate) orphans: u64,
+    /// What the platform has made outside of its own state.
+    pub(crate) outside: u64,
 }
 
 impl Judge<'_> {
@@ -47,6 +51,9 @@ impl Judge<'_> {
         };
         let census = self.ground.census()?;
         let records = self.ground.records()?;
+        let orphans = census.nodes.values().map(|it| it.orphans.len() as u64);
+        verdict.orphans = orphans.sum();
+        verdict.outside = records.outside;
         let nobody = Living::default();
         for slot in self.slots {
             let wants = slot.model.lock().await.wants.clone();
@@ -96,6 +103,7 @@ impl Judge<'_> {
             }
         };
         let (programs, supervisors) = (&living.programs, &living.supervisors);
+        let orphans = &living.orphans;
         let list = |all: &[crate::proc::Process]| {
             all.iter()
                 .map(|it| it.words())
@@ -124,6 +132,14 @@ impl Judge<'_> {
                         "{} supervisors run: {}",
                         supervisors.len(),
                         list(supervisors)
+                    )
+                });
+                let expect = usize::from(slot.leaves_an_orphan());
+                demand(orphans.len() == expect, &|| {
+                    format!(
+                        "beside its program there are {}, and {expect} should be: {}",
+                        orphans.len(),
+                        list(orphans)
                     )
                 });
                 if let ([program], [supervisor]) = (&programs[..], &supervisors[..]) {
@@ -163,8 +179,9 @@ impl Judge<'_> {
                 demand(uid.is_some(), &|| "it has no record".to_owned());
             }
             Want::Stopped { .. } => {
-                demand(programs.is_empty() && supervisors.is_empty(), &|| {
-                    format!("it runs: {} {}", list(programs), list(supervisors))
+                demand(living.is_nobody(), &|| {
+                    let all = [list(programs), list(supervisors), list(orphans)];
+                    format!("it runs: {}", all.join(" "))
                 });
                 let good = |it: &Node| {
                     it.desired == Desired::Stopped
@@ -176,17 +193,21 @@ impl Judge<'_> {
                 });
             }
             Want::Absent { kept } => {
-                demand(programs.is_empty() && supervisors.is_empty(), &|| {
-                    format!("it runs: {} {}", list(programs), list(supervisors))
+                demand(living.is_nobody(), &|| {
+                    let all = [list(programs), list(supervisors), list(orphans)];
+                    format!("it runs: {}", all.join(" "))
                 });
                 demand(node.is_none(), &|| format!("the master shows {}", shown()));
                 demand(uid.is_none(), &|| "it has a record".to_owned());
-                let data = self.place.data().join(slot.id.as_str());
                 if !kept {
-                    demand(!data.exists(), &|| "its data was not deleted".to_owned());
+                    demand(!slot.data.exists(), &|| {
+                        "its data was not deleted".to_owned()
+                    });
                 } else if let Some(ledger) = &slot.ledger {
                     let holds = ledger.lock().await.holds_something();
-                    demand(!holds || data.exists(), &|| "its data is gone".to_owned());
+                    demand(!holds || slot.data.exists(), &|| {
+                        "its data is gone".to_owned()
+                    });
                 }
             }
         }
@@ -202,12 +223,7 @@ impl Judge<'_> {
     }
 
     fn last_boot(&self, slot: &Slot) -> Option<(u32, u64)> {
-        let path = self
-            .place
-            .data()
-            .join(slot.id.as_str())
-            .join("grid-probe.boots");
-        let text = fs::read_to_string(path).ok()?;
+        let text = fs::read_to_string(slot.data.join("grid-probe.boots")).ok()?;
         let (_, boot) = parse_boot(text.lines().last()?)?;
         Some((boot.pid, boot.start_time))
     }
@@ -227,6 +243,16 @@ impl Judge<'_> {
         for id in records.nodes.keys().filter(|it| !ids.contains(it.as_str())) {
             wrong.push(format!("an unknown node has a record: `{id}`"));
         }
+        let data = fs::read_dir(self.place.data())
+            .into_iter()
+            .flatten()
+            .flatten();
+        let names = data.map(|it| it.file_name().to_string_lossy().into_owned());
+        wrong.extend(
+            names
+                .filter(|it| !ids.contains(it.as_str()))
+                .map(|it| format!("left behind: `{it}` among the nodes' data")),
+        );
         let strange = census.others.iter().filter(|it| !known.contains(&it.pid));
         wrong.extend(strange.map(|it| {
             let what = if it.is_zombie() {
@@ -245,7 +271,7 @@ pub(crate) fn twice(census: &Census) -> Vec<(String, Vec<(u32, u64)>)> {
     let double = census
         .nodes
         .iter()
-        .filter(|(_, living)| living.programs.len() > 1);
+        .filter(|(_, living)| living.programs.len() > 1 || living.orphans.len() > 1);
     double
         .map(|(id, living)| {
             (
@@ -253,6 +279,7 @@ pub(crate) fn twice(census: &Census) -> Vec<(String, Vec<(u32, u64)>)> {
                 living
                     .programs
                     .iter()
+                    .chain(&living.orphans)
                     .map(|it| (it.pid, it.start))
                     .collect(),
             )
@@ -267,7 +294,10 @@ fn why(node: &Node) -> String {
             let all: Vec<String> = all.map(|it| without_names(it)).collect();
             format!("{}: {}", error.kind, all.join(": "))
         }
-        (None, Some(failure)) => format!("{:?}", failure.reason),
+        (None, Some(failure)) => {
+            let words = without_names(&failure.message);
+            format!("{:?}: {words}", failure.reason)
+        }
         (None, None) => "no reason shown".to_owned(),
     }
 }

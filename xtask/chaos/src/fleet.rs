@@ -1,24 +1,33 @@
 //! Nodes and what is wished for them: one task a node asks for one thing after the other, and remembers what is true.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use grid_client::{
-    Class, Client, Desired, Error as ClientError, Node, NodeSettings, SpawnRequest, UpdateRequest,
+    Class, Client, Desired, Error as ClientError, Node, NodeSettings, SpawnRequest, State,
+    UpdateRequest,
 };
 use grid_platform_api::{DataPolicy, NodeId, ReadyMode, RestartMode, RestartPolicy, StopPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::objects::Ledger;
+use crate::platform::Ground;
 use crate::report::{Counts, count};
 
 /// The variable by which a program shows which settings it was started with.
 pub(crate) const VERSION: &str = "CHAOS_VERSION";
 /// How long the master may go without an answer that settles something.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a stop may take to be shown as done before nobody waits for that moment any more: the rest comes later.
+const SHOWN_SOON: Duration = Duration::from_secs(5);
+/// How long a probe takes to end, in milliseconds: who does not wait for that is ahead of it.
+const LINGER_MS: u64 = 300;
+/// How much every second probe writes to its log at each start, in bytes: several times what is kept of it.
+const FLOOD: u64 = 4 * crate::run::LOG_KEPT;
 
 /// What a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +115,8 @@ pub(crate) struct Model {
     pub(crate) acknowledged: Counts,
     pub(crate) unknown: Counts,
     pub(crate) asked_again: u64,
+    /// What was looked at the very moment it was shown as done.
+    pub(crate) looked_at_once: Counts,
     pub(crate) wrong: Vec<String>,
 }
 
@@ -116,6 +127,10 @@ pub(crate) struct Slot {
     /// Of storage nodes: always the same, so that what is written to it goes to no other.
     port: Option<u16>,
     program: Option<String>,
+    number: usize,
+    /// Where its data is while it has any.
+    pub(crate) data: PathBuf,
+    ground: Arc<dyn Ground>,
     pub(crate) model: Mutex<Model>,
     pub(crate) ledger: Option<Mutex<Ledger>>,
 }
@@ -128,6 +143,9 @@ pub(crate) struct Make {
     /// The probe's place.
     pub(crate) program: String,
     pub(crate) seed: u64,
+    /// Where nodes have their data.
+    pub(crate) data: PathBuf,
+    pub(crate) ground: Arc<dyn Ground>,
 }
 
 /// What came of asking.
@@ -147,8 +165,12 @@ impl Slot {
             Kind::Storage => "store",
             Kind::Probe => "probe",
         };
+        let id = NodeId::new(format!("{name}-{}", make.number))?;
         Ok(Self {
-            id: NodeId::new(format!("{name}-{}", make.number))?,
+            data: make.data.join(id.as_str()),
+            ground: make.ground,
+            number: make.number,
+            id,
             kind: make.kind,
             port: make.port,
             program: (make.kind == Kind::Probe).then_some(make.program),
@@ -160,6 +182,7 @@ impl Slot {
                 acknowledged: Counts::new(),
                 unknown: Counts::new(),
                 asked_again: 0,
+                looked_at_once: Counts::new(),
                 wrong: Vec::new(),
             }),
             ledger: make
@@ -168,11 +191,26 @@ impl Slot {
         })
     }
 
+    /// Whether its program leaves a process beside itself that ignores signals and has left its session.
+    pub(crate) fn leaves_an_orphan(&self) -> bool {
+        self.kind == Kind::Probe
+    }
+
+    /// Of a probe.
+    fn arguments(&self) -> Vec<String> {
+        let mut all = vec!["orphan".to_owned(), format!("linger={LINGER_MS}")];
+        if self.number % 4 == 1 {
+            all.push(format!("flood={FLOOD}"));
+        }
+        all.push("count=20".to_owned());
+        all
+    }
+
     fn settings(&self, version: u64) -> NodeSettings {
         NodeSettings {
             port: self.port,
             binary: self.program.clone(),
-            args: self.program.as_ref().map(|_| vec!["count=40".to_owned()]),
+            args: self.program.as_ref().map(|_| self.arguments()),
             env: Some(BTreeMap::from([(VERSION.to_owned(), version.to_string())])),
             restart: Some(RestartPolicy {
                 mode: RestartMode::Always,
@@ -295,15 +333,59 @@ impl Slot {
             }
             sleep(Duration::from_millis(50)).await;
         }
-        if let (Some(ledger), [Want::Absent { kept: false }]) = (&mut ledger, &model.wants[..]) {
+        if let [Want::Absent { kept: false }] = model.wants[..] {
             // It is wished gone, and goes when its agent has come to it.
-            if !self.is_gone(client, until).await {
-                model
-                    .wrong
-                    .push(format!("`{}` was not removed within {PATIENCE:?}", self.id));
+            if self.is_gone(client, until).await {
+                self.look_at_once(&mut model, "purge");
+            } else {
+                let words = format!("`{}` was not removed within {PATIENCE:?}", self.id);
+                model.wrong.push(words);
             }
-            ledger.forget_all();
+            if let Some(ledger) = &mut ledger {
+                ledger.forget_all();
+            }
         }
+        // Half of them: others are followed by the next wish at once.
+        let awaited = operation == Operation::Stop && model.wants.len() == 1 && model.rng.bool();
+        if awaited && self.is_shown_as_stopped(client).await {
+            self.look_at_once(&mut model, "stop");
+        }
+    }
+
+    /// What is told as ended is so from that moment on, and what is told as purged has no data.
+    fn look_at_once(&self, model: &mut Model, what: &str) {
+        // What goes while it is looked at is looked at again in the rest.
+        let Ok(census) = self.ground.census() else {
+            return;
+        };
+        if let Some(living) = census.nodes.get(self.id.as_str())
+            && !living.is_ended()
+        {
+            model.wrong.push(format!(
+                "`{}` runs when its {what} is shown as done: {living:?}",
+                self.id
+            ));
+        }
+        if what == "purge" && self.data.exists() {
+            let words = format!("`{}` has data when its purge is shown as done", self.id);
+            model.wrong.push(words);
+        }
+        count(&mut model.looked_at_once, what);
+    }
+
+    async fn is_shown_as_stopped(&self, client: &Client) -> bool {
+        let until = Instant::now() + SHOWN_SOON;
+        while Instant::now() < until {
+            if client.node(&self.id).await.is_ok_and(|it| {
+                it.state == State::Stopped
+                    && it.error.is_none()
+                    && it.observed_generation == it.generation
+            }) {
+                return true;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        false
     }
 
     async fn is_gone(&self, client: &Client, until: Instant) -> bool {

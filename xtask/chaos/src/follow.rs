@@ -8,6 +8,7 @@ use grid_platform_api::{ErrorKind, NodeId};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+use crate::platform::Ground;
 use crate::report::Logs;
 
 /// How soon a log that broke off is asked for again.
@@ -28,17 +29,16 @@ impl Read {
         self.from + self.bytes.len() as u64
     }
 
-    /// What differs between what was read and the log as it lies on the disk; the whole lines of both are compared.
-    /// `Ok(false)`: nothing, but not all has been read yet.
-    pub(crate) fn compare(&self, log: &[u8]) -> Result<bool, String> {
-        let whole = log
-            .iter()
-            .rposition(|it| *it == b'\n')
-            .map_or(0, |it| it + 1);
+    /// What differs between what was read and the log as it lies on the disk, as far as it is kept. `Ok(None)`: nothing,
+    /// but not all up to `goal` has been read yet; otherwise how many bytes are the same.
+    pub(crate) fn compare(&self, log: &[u8], goal: usize) -> Result<Option<u64>, String> {
         let from = usize::try_from(self.from).unwrap_or(usize::MAX);
         let expect = log.get(from..).ok_or("more was read than there is")?;
         let common = expect.len().min(self.bytes.len());
-        if let Some(at) = expect.iter().zip(&self.bytes).position(|(a, b)| a != b) {
+        let dropped = kept_from(log).saturating_sub(from);
+        let pairs = expect.iter().zip(&self.bytes).skip(dropped);
+        if let Some(at) = pairs.clone().position(|(a, b)| a != b) {
+            let at = at + dropped;
             let near = |bytes: &[u8]| {
                 let cut = &bytes[at.saturating_sub(40)..bytes.len().min(at + 40)];
                 String::from_utf8_lossy(cut).escape_debug().to_string()
@@ -56,14 +56,46 @@ impl Read {
                 self.bytes.len() - common
             ));
         }
-        Ok(from + self.bytes.len() >= whole)
+        let all = from + self.bytes.len() >= goal;
+        Ok(all.then(|| pairs.len() as u64))
     }
+}
+
+/// Where the last whole line of a log ends.
+pub(crate) fn whole_lines(log: &[u8]) -> usize {
+    let end = log.iter().rposition(|it| *it == b'\n');
+    end.map_or(0, |it| it + 1)
+}
+
+/// Where what is kept of a log begins: what was dropped of it reads as zeros, which no program here writes.
+pub(crate) fn kept_from(log: &[u8]) -> usize {
+    log.iter().position(|it| *it != 0).unwrap_or(log.len())
+}
+
+/// Where the first whole line at or behind that begins.
+fn first_line(log: &[u8]) -> usize {
+    let from = kept_from(log);
+    let end = log[from..].iter().position(|it| *it == b'\n');
+    end.map_or(log.len(), |it| from + it + 1)
+}
+
+/// The count of a program's boot that a line has.
+fn counted(line: &[u8]) -> Option<(u64, u64)> {
+    let text = std::str::from_utf8(line).ok()?.strip_prefix("count ")?;
+    let (boot, number) = text.trim_end().split_once(' ')?;
+    Some((boot.parse().ok()?, number.parse().ok()?))
 }
 
 /// What a follower knows.
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) read: Read,
+    /// The last line that was counted, if what followed it was read without a break.
+    counted: Option<(u64, u64)>,
+    /// The incarnation whose log was said to be over, and how.
+    ended: (String, String),
+    /// An incarnation of which nothing before the offset was read, by a gap that was told or from the start.
+    begun: Option<(String, u64)>,
     pub(crate) counts: Logs,
     pub(crate) wrong: Vec<String>,
 }
@@ -71,13 +103,15 @@ pub(crate) struct State {
 /// Somebody who follows a node's log, over whatever happens to link, master, agent and node.
 pub(crate) struct Follower {
     pub(crate) id: NodeId,
+    ground: Arc<dyn Ground>,
     pub(crate) state: Mutex<State>,
 }
 
 impl Follower {
-    pub(crate) fn new(id: NodeId) -> Self {
+    pub(crate) fn new(id: NodeId, ground: Arc<dyn Ground>) -> Self {
         Self {
             id,
+            ground,
             state: Mutex::default(),
         }
     }
@@ -89,18 +123,42 @@ impl Follower {
             match self.read(&client, &mut cursor).await {
                 // The incarnation is over, and so is its log: said by the end of the stream, or by the refusal of a
                 // position in it.
-                Over::Replaced if cursor != "start" => {
+                Over::Replaced(how) if cursor != "start" => {
                     let mut state = self.state.lock().await;
                     state.counts.replaced += 1;
-                    // From its first byte, whichever log that is by now: a node that was started again goes on with its old.
-                    state.read = Read::default();
+                    // From the first byte of another.
+                    state.ended = (std::mem::take(&mut state.read).uid, how);
+                    state.counted = None;
                     "start".clone_into(&mut cursor);
                 }
-                Over::Replaced => {}
+                Over::Replaced(_) => {}
                 Over::Broken => self.state.lock().await.counts.reconnected += 1,
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// What was left out must be gone: looked at now, as more of the log goes with time.
+    fn look_at_beginning(&self, state: &mut State) -> Result<(), String> {
+        let Some((uid, to)) = state.begun.take() else {
+            return Ok(());
+        };
+        let is_its = || {
+            let records = self.ground.records();
+            records.is_ok_and(|it| it.nodes.get(self.id.as_str()) == Some(&uid))
+        };
+        // Its node may go meanwhile, and the log with it.
+        let log = is_its().then(|| self.ground.log(&self.id));
+        if let Some(Ok(log)) = log.filter(|_| is_its()) {
+            let first = first_line(&log) as u64;
+            if to > first {
+                return Err(format!(
+                    "it is told from {to} on, and the lines from {first} on are there"
+                ));
+            }
+            state.counts.beginnings += 1;
+        }
+        Ok(())
     }
 
     async fn read(&self, client: &Client, cursor: &mut String) -> Over {
@@ -109,8 +167,8 @@ impl Follower {
             follow: true,
         };
         let over = |error: &grid_client::Error| match error.kind() {
-            ErrorKind::InvalidConfig => Over::Replaced,
-            _ if error.class() == Class::NotFound => Over::Replaced,
+            ErrorKind::InvalidConfig => Over::Replaced(error.to_string()),
+            _ if error.class() == Class::NotFound => Over::Replaced(error.to_string()),
             _ => Over::Broken,
         };
         let mut records = match client.logs(&self.id, &query).await {
@@ -122,7 +180,11 @@ impl Follower {
                 Ok(Some(LogRecord::Error { error })) => return over(&error.into()),
                 Ok(Some(record)) => {
                     let mut state = self.state.lock().await;
-                    match state.take(&record) {
+                    let taken = state.take(&record).and_then(|behind| {
+                        self.look_at_beginning(&mut state)?;
+                        Ok(behind)
+                    });
+                    match taken {
                         Ok(behind) => *cursor = behind,
                         Err(words) => {
                             state.wrong.push(format!("log of `{}`: {words}", self.id));
@@ -132,7 +194,7 @@ impl Follower {
                         }
                     }
                 }
-                Ok(None) => return Over::Replaced,
+                Ok(None) => return Over::Replaced("its stream ended".to_owned()),
                 Err(error) => return over(&error),
             }
         }
@@ -141,8 +203,8 @@ impl Follower {
 
 /// Why reading ended.
 enum Over {
-    /// The log is another one from here on.
-    Replaced,
+    /// The log is another one from here on: who says so.
+    Replaced(String),
     /// It can be gone on with.
     Broken,
 }
@@ -161,11 +223,22 @@ impl State {
                     bytes.push(b'\n');
                     self.counts.lines += 1;
                 }
+                if uid == self.ended.0 {
+                    let how = &self.ended.1;
+                    return Err(format!("it was said to be over, and goes on: {how}"));
+                }
                 if uid != self.read.uid {
                     self.read = Read {
                         uid: uid.to_owned(),
                         ..Read::default()
                     };
+                    self.counted = None;
+                    // Who begins with the oldest begins where the log does by then.
+                    let begin = behind.saturating_sub(bytes.len() as u64);
+                    if begin > 0 {
+                        self.read.from = begin;
+                        self.begun = Some((uid.to_owned(), begin));
+                    }
                 }
                 let expect = self.read.end() + bytes.len() as u64;
                 if behind != expect {
@@ -175,17 +248,36 @@ impl State {
                         "lines were {what}: `{text:?}` ends at {behind}, and {expect} was expected"
                     ));
                 }
+                let now = counted(&bytes);
+                if let (Some((boot, number)), Some((same, last))) = (now, self.counted)
+                    && boot == same
+                {
+                    if number != last + 1 {
+                        return Err(format!("count {boot} {number} follows {boot} {last}"));
+                    }
+                    self.counts.in_order += 1;
+                }
+                self.counted = now.or(self.counted);
                 self.read.bytes.append(&mut bytes);
                 Ok(cursor.clone())
             }
-            LogRecord::Gap { to, .. } => {
+            LogRecord::Gap { from, to, .. } => {
+                let place = |text: &str| {
+                    text.rsplit_once(':')
+                        .and_then(|(uid, at)| Some((uid.to_owned(), at.parse::<u64>().ok()?)))
+                        .ok_or_else(|| format!("the position `{text}` is none"))
+                };
+                let (begin, (uid, end)) = (place(from)?, place(to)?);
+                let read = (self.read.uid.clone(), self.read.end());
+                if begin != read || uid != read.0 || end <= read.1 {
+                    return Err(format!("a gap from `{from}` to `{to}` follows {read:?}"));
+                }
                 self.counts.gaps += 1;
-                let (uid, from) = position(&format!("after:{to}"))
-                    .map(|(uid, at)| (uid.to_owned(), at))
-                    .ok_or_else(|| format!("the position `{to}` is none"))?;
+                self.begun = Some((uid.clone(), end));
+                self.counted = None;
                 self.read = Read {
                     uid,
-                    from,
+                    from: end,
                     bytes: Vec::new(),
                 };
                 Ok(format!("after:{to}"))
@@ -233,47 +325,92 @@ mod tests {
             read(&[one.clone(), two.clone()]).unwrap().bytes,
             b"one\ntwo\n"
         );
-        assert!(
-            read(std::slice::from_ref(&two))
-                .unwrap_err()
-                .contains("lost")
-        );
+        assert_eq!(read(std::slice::from_ref(&two)).unwrap().from, 4);
+        let three = line("after:u:14", "three", false);
+        let lost = read(&[one.clone(), three]).unwrap_err();
+        assert!(lost.contains("lost"), "{lost}");
         assert!(
             read(&[one.clone(), one.clone()])
                 .unwrap_err()
                 .contains("doubled")
         );
-        let gap = LogRecord::Gap {
-            from: "u:4".into(),
-            to: "u:9".into(),
+        let gap = |from: &str, to: &str| LogRecord::Gap {
+            from: from.into(),
+            to: to.into(),
             reason: "retention".into(),
         };
         let behind = line("after:u:12", "ab", false);
-        assert_eq!(read(&[one.clone(), gap, behind]).unwrap().from, 9);
+        let told = [one.clone(), gap("u:4", "u:9"), behind];
+        assert_eq!(read(&told).unwrap().from, 9);
+        for (from, to) in [
+            ("u:3", "u:9"),
+            ("u:5", "u:9"),
+            ("u:4", "u:4"),
+            ("v:4", "v:9"),
+        ] {
+            let error = read(&[one.clone(), gap(from, to)]).unwrap_err();
+            assert!(error.contains("a gap from"), "{error}");
+        }
         let parts = [line("after:u:2", "on", true), line("after:u:4", "e", false)];
         assert_eq!(read(&parts).unwrap().bytes, b"one\n");
         let other = line("after:v:4", "one", false);
         assert_eq!(read(&[one, two, other]).unwrap().uid, "v");
+        let counts = |second: &str| {
+            let first = line("after:u:10", "count 2 7", false);
+            let end = 11 + second.len();
+            read(&[first, line(&format!("after:u:{end}"), second, false)]).map(drop)
+        };
+        counts("count 2 8").unwrap();
+        counts("count 3 1").unwrap();
+        assert!(counts("count 2 9").unwrap_err().contains("follows 2 7"));
+        assert!(counts("count 2 7").unwrap_err().contains("follows 2 7"));
+    }
+
+    #[test]
+    fn a_log_that_was_said_to_be_over_does_not_go_on() {
+        let mut state = State {
+            ended: ("u".to_owned(), "words".to_owned()),
+            ..State::default()
+        };
+        state.take(&line("after:v:4", "one", false)).unwrap();
+        let error = state.take(&line("after:u:4", "one", false)).unwrap_err();
+        assert!(error.contains("said to be over"), "{error}");
+    }
+
+    #[test]
+    fn what_is_kept_of_a_log_begins_behind_its_zeros() {
+        let check = |log: &[u8], kept: usize, line: usize| {
+            assert_eq!((kept_from(log), first_line(log)), (kept, line), "{log:?}");
+        };
+        check(b"", 0, 0);
+        check(b"a\nb\n", 0, 2);
+        check(b"\0\0a\nb\n", 2, 4);
+        check(b"\0\0ab", 2, 4);
+        check(b"\0\0", 2, 2);
     }
 
     #[test]
     fn what_was_read_is_compared_with_the_log() {
-        let check = |from: u64, bytes: &str, log: &str, expect: Result<bool, ()>| {
+        let check = |from: u64, bytes: &str, log: &str, expect: Result<Option<u64>, ()>| {
             let read = Read {
                 from,
                 bytes: bytes.into(),
                 ..Read::default()
             };
             assert_eq!(
-                read.compare(log.as_bytes()).map_err(drop),
+                read.compare(log.as_bytes(), whole_lines(log.as_bytes()))
+                    .map_err(drop),
                 expect,
                 "{from} {bytes:?} {log:?}"
             );
         };
-        check(0, "a\n", "a\n", Ok(true));
-        check(0, "a\n", "a\nb", Ok(true));
-        check(0, "a\n", "a\nb\n", Ok(false));
-        check(2, "b\n", "a\nb\n", Ok(true));
+        check(0, "a\n", "a\n", Ok(Some(2)));
+        check(0, "a\n", "a\nb", Ok(Some(2)));
+        check(0, "a\n", "a\nb\n", Ok(None));
+        check(2, "b\n", "a\nb\n", Ok(Some(2)));
+        check(0, "a\nb\n", "\0\0b\n", Ok(Some(2)));
+        check(2, "b\n", "\0\0\0\nc\n", Ok(None));
+        check(0, "a\nc\n", "\0\0b\n", Err(()));
         check(0, "a\nc\n", "a\nb\n", Err(()));
         check(0, "a\nb\n", "a\n", Err(()));
         check(9, "", "a\n", Err(()));

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::report::Objects;
 
-/// How many objects a node has at most; beyond that some are deleted, and must be gone.
+/// How many objects a node has at most; beyond that each new one is for one that is deleted.
 const MOST: usize = 150;
 /// How long an answer may take before it counts as lost.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -96,7 +96,9 @@ impl Ledger {
             })
             .flatten();
         match old {
-            Some(key) if self.objects.len() >= MOST => self.delete(key).await,
+            Some(key) if self.objects.len() >= MOST || self.rng.u8(..3) == 0 => {
+                self.delete(key).await
+            }
             Some(key) => self.put(key, true).await,
             None => {
                 self.next += 1;

@@ -50,6 +50,19 @@ pub(crate) struct Living {
     /// What keeps the program running.
     pub(crate) supervisors: Vec<Process>,
     pub(crate) programs: Vec<Process>,
+    /// What a program has left beside itself, out of its session and its supervisor's sight.
+    pub(crate) orphans: Vec<Process>,
+}
+
+impl Living {
+    pub(crate) fn is_nobody(&self) -> bool {
+        self.supervisors.is_empty() && self.is_ended()
+    }
+
+    /// Whether neither the program nor anything of its tree is there. Who kept it running may be on its way out.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.programs.is_empty() && self.orphans.is_empty()
+    }
 }
 
 /// What runs.
@@ -67,6 +80,8 @@ pub(crate) struct Records {
     pub(crate) nodes: BTreeMap<String, String>,
     /// What should not be there.
     pub(crate) left: Vec<String>,
+    /// Of what the platform makes outside of its own state, so many things were looked at.
+    pub(crate) outside: u64,
 }
 
 /// Where nodes run.

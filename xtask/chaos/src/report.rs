@@ -40,6 +40,12 @@ pub(crate) struct Report {
     pub(crate) objects: Objects,
     pub(crate) logs: Logs,
     pub(crate) decoys: u64,
+    /// What was looked at the moment it was shown as done.
+    pub(crate) looked_at_once: Counts,
+    /// Orphans beside their programs, over all censuses.
+    pub(crate) orphans: u64,
+    /// What the platform has outside of its own state, such as cgroups, over all censuses.
+    pub(crate) outside: u64,
     pub(crate) looks_for_a_node_twice: u64,
     /// What is wrong. Empty is a success.
     pub(crate) violations: Vec<String>,
@@ -59,7 +65,11 @@ pub(crate) struct Objects {
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Logs {
     pub(crate) lines: u64,
+    /// Lines that a program counted, behind the one that it counted before.
+    pub(crate) in_order: u64,
     pub(crate) gaps: u64,
+    /// Gaps and first lines before which the file was looked at, and held nothing any more.
+    pub(crate) beginnings: u64,
     pub(crate) reconnected: u64,
     /// Logs that ended with their node, or went with it before they were read to their end: said so each time.
     pub(crate) replaced: u64,
@@ -104,11 +114,24 @@ impl fmt::Display for Report {
         row("objects whose answer was lost", self.objects.unknown)?;
         row("objects read back and compared", self.objects.verified)?;
         row("log lines followed", self.logs.lines)?;
+        row(
+            "log lines behind the one counted before",
+            self.logs.in_order,
+        )?;
         row("log gaps that were told", self.logs.gaps)?;
+        row(
+            "log beginnings before which the file held nothing",
+            self.logs.beginnings,
+        )?;
         row("logs that went with their node", self.logs.replaced)?;
         row("log followers reconnected", self.logs.reconnected)?;
         row("log bytes compared with the file", self.logs.compared_bytes)?;
         row("decoys at a recycled pid, unharmed", self.decoys)?;
+        for (what, count) in &self.looked_at_once {
+            row(&format!("looked at the moment it was done: {what}"), *count)?;
+        }
+        row("orphans beside their programs, in censuses", self.orphans)?;
+        row("cgroups and the like, in censuses", self.outside)?;
         row(
             "looks for a node that runs twice",
             self.looks_for_a_node_twice,

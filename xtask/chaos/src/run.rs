@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::census::{Judge, twice};
 use crate::daemon::{Daemon, Recipe};
 use crate::fleet::{Kind, Make, Slot, Want};
-use crate::follow::Follower;
+use crate::follow::{Follower, kept_from, whole_lines};
 use crate::inject::Injector;
 use crate::place::Disk;
 use crate::plan::{COMMON_POINTS, Plan};
@@ -35,6 +35,17 @@ const CATCH_UP: Duration = Duration::from_secs(30);
 const POINTS_WAIT: Duration = Duration::from_secs(2);
 /// How many logs are followed.
 const FOLLOWED: usize = 6;
+/// How much is kept of each log, in bytes: as little as a platform takes, so that who reads late finds a gap.
+pub(crate) const LOG_KEPT: u64 = 64 * 1024;
+/// What a node may fail of: what was done to its disk, and a kill before it was ready. Anything else is nobody's fault but
+/// the grid's.
+const EXCUSES: [&str; 5] = [
+    "No space left on device",
+    "Input/output error",
+    "its supervisor ended before the program was started",
+    "its supervisor was killed before it was ready",
+    "signal 9",
+];
 
 /// A grid under fire.
 struct Run<'a> {
@@ -63,7 +74,9 @@ impl Watcher {
             while !sender.is_closed() {
                 sleep(Duration::from_millis(100)).await;
                 // A process that ends while it is looked at may be seen beside the next one: both have to be there twice.
-                let first = ground.census().map(|it| twice(&it)).unwrap_or_default();
+                let Ok(first) = ground.census().map(|it| twice(&it)) else {
+                    continue;
+                };
                 let still = match first.is_empty() {
                     true => Vec::new(),
                     false => ground.census().map(|it| twice(&it)).unwrap_or_default(),
@@ -108,6 +121,8 @@ impl<'a> Run<'a> {
         ] {
             fs::create_dir_all(dir)?;
         }
+        // Where fault points are armed, figures are looked for too.
+        fs::write(place.dir.join("log-max-bytes"), LOG_KEPT.to_string())?;
         let ground: Arc<dyn Ground> = platform::open(&args.platform, &place)
             .ok_or("there is no such platform")?
             .into();
@@ -140,6 +155,8 @@ impl<'a> Run<'a> {
                 port,
                 program,
                 seed: rng.u64(..),
+                data: place.data(),
+                ground: Arc::clone(&ground),
             };
             Ok(Arc::new(Slot::new(make)?))
         });
@@ -149,7 +166,7 @@ impl<'a> Run<'a> {
             .filter(|it| it.kind == Kind::Probe)
             .take(FOLLOWED);
         let followers: Vec<_> = probes
-            .map(|it| Arc::new(Follower::new(it.id.clone())))
+            .map(|it| Arc::new(Follower::new(it.id.clone(), Arc::clone(&ground))))
             .collect();
         for slot in &slots {
             tokio::spawn(Arc::clone(slot).live(client.clone(), gate.subscribe()));
@@ -268,6 +285,8 @@ impl<'a> Run<'a> {
                 Err(error) => return Err(error),
             };
             if verdict.wrong.is_empty() {
+                self.report.orphans += verdict.orphans;
+                self.report.outside += verdict.outside;
                 break;
             }
             if Instant::now() >= until {
@@ -275,6 +294,10 @@ impl<'a> Run<'a> {
                 break;
             }
             for failed in verdict.failed {
+                if !EXCUSES.iter().any(|it| failed.why.contains(it)) {
+                    let words = format!("`{}` failed: {}", failed.slot.id, failed.why);
+                    self.report.violations.push(words);
+                }
                 // Once in each rest: what fails again with no fault about is wrong.
                 if anew.insert(failed.slot.id.clone())
                     && failed.slot.start_anew(&self.client).await.is_ok()
@@ -324,29 +347,35 @@ impl<'a> Run<'a> {
     async fn compare_logs(&mut self) -> Result<()> {
         let until = Instant::now() + CATCH_UP;
         for follower in &self.followers {
+            // A log that grows on is never read to its end: what it held at first is.
+            let mut goal = None;
             loop {
-                let log = self.ground.log(&follower.id);
-                let records = self.ground.records()?;
+                // Whoever holds it keeps the follower from reading on: what was read before is in the log by now.
                 let mut state = follower.state.lock().await;
                 self.report.violations.append(&mut state.wrong);
-                let uid = records.nodes.get(follower.id.as_str());
-                let (Some(uid), Ok(log)) = (uid, log) else {
+                let records = self.ground.records()?;
+                let Some(uid) = records.nodes.get(follower.id.as_str()) else {
                     break;
                 };
-                let same = *uid == state.read.uid;
-                let compared = match same {
-                    // It is written on meanwhile: what was read may be ahead of what was looked at before.
-                    true if state.read.bytes.len() > log.len() => Ok(false),
-                    true => state.read.compare(&log),
-                    false => Ok(log.is_empty()),
+                let log = self.ground.log(&follower.id)?;
+                // Who reads while more is dropped sees a hole that goes on behind the place where it ends.
+                let again = self.ground.log(&follower.id)?;
+                let settled = kept_from(&log) == kept_from(&again);
+                let compared = match *uid == state.read.uid {
+                    _ if !settled => Ok(None),
+                    true => {
+                        let goal = goal.get_or_insert_with(|| whole_lines(&log));
+                        state.read.compare(&log, *goal)
+                    }
+                    false => Ok(log.is_empty().then_some(0)),
                 };
                 match compared {
-                    Ok(true) => {
-                        state.counts.compared_bytes += state.read.bytes.len() as u64;
+                    Ok(Some(same)) => {
+                        state.counts.compared_bytes += same;
                         break;
                     }
-                    Ok(false) if Instant::now() < until => {}
-                    Ok(false) => {
+                    Ok(None) if Instant::now() < until => {}
+                    Ok(None) => {
                         let words = format!(
                             "the follower of `{}` has {} bytes of {} after {CATCH_UP:?} of rest (incarnation {}, and the log is of {uid})",
                             follower.id,
@@ -372,8 +401,14 @@ impl<'a> Run<'a> {
     }
 
     fn look_for_panics(&mut self) -> Result<()> {
-        for name in ["agent", "master"] {
-            let text = fs::read(self.place.log(name))?;
+        let ours = ["agent", "master"].map(|it| (it.to_owned(), fs::read(self.place.log(it))));
+        // Of those that there are.
+        let nodes = self.slots.iter().filter_map(|it| {
+            let log = self.ground.log(&it.id).ok()?;
+            Some((format!("program of `{}`", it.id), Ok(log)))
+        });
+        for (name, text) in ours.into_iter().chain(nodes) {
+            let text = text?;
             let text = String::from_utf8_lossy(&text);
             if let Some(line) = text.lines().find(|it| it.contains("panicked at")) {
                 self.report
@@ -447,6 +482,7 @@ impl<'a> Run<'a> {
             for (from, to) in [
                 (&model.acknowledged, &mut report.acknowledged),
                 (&model.unknown, &mut report.unknown),
+                (&model.looked_at_once, &mut report.looked_at_once),
             ] {
                 for (name, times) in from {
                     *to.entry(name.clone()).or_default() += times;
@@ -467,7 +503,9 @@ impl<'a> Run<'a> {
             let state = follower.state.lock().await;
             let (sum, one) = (&mut report.logs, &state.counts);
             sum.lines += one.lines;
+            sum.in_order += one.in_order;
             sum.gaps += one.gaps;
+            sum.beginnings += one.beginnings;
             sum.reconnected += one.reconnected;
             sum.replaced += one.replaced;
             sum.compared_bytes += one.compared_bytes;

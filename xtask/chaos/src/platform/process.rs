@@ -177,7 +177,13 @@ impl Ground for Processes {
             match (id, shim_of) {
                 _ if process.is_zombie() => census.others.push(process),
                 (Some(id), _) if self.is_ours(&process) => {
-                    census.nodes.entry(id).or_default().programs.push(process);
+                    let living = census.nodes.entry(id).or_default();
+                    match process.args.get(1) {
+                        // Between a program and its orphan, for a moment.
+                        Some(it) if it == "--orphan-parent" => census.others.push(process),
+                        Some(it) if it == "--orphan" => living.orphans.push(process),
+                        _ => living.programs.push(process),
+                    }
                 }
                 (_, Some(id)) => census
                     .nodes
@@ -188,6 +194,14 @@ impl Ground for Processes {
                 _ if self.is_ours(&process) => census.others.push(process),
                 _ => {}
             }
+        }
+        for living in census.nodes.values_mut() {
+            let pids: Vec<_> = living.programs.iter().map(|it| it.pid).collect();
+            // A program's own child, which is about to become something else.
+            let children = living
+                .programs
+                .extract_if(.., |it| pids.contains(&it.parent));
+            census.others.extend(children);
         }
         Ok(census)
     }
@@ -214,6 +228,7 @@ impl Ground for Processes {
         }
         for parent in self.cgroups()? {
             for cgroup in subdirectories(&parent) {
+                records.outside += 1;
                 let uid = cgroup
                     .file_name()
                     .unwrap_or_default()
