@@ -6,7 +6,7 @@ use grid_platform_api::{
     ErrorReport, Exit, Failure, HealthCheck, NodeId, ReadyMode, RestartPolicy, RunAs, SecretValue,
     StopPolicy,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use utoipa::{IntoParams, ToSchema};
 
 /// `POST /api/grid/spawn`: a node to make. Only `node_id` is wanted, and even that can be left out: then the master
@@ -92,7 +92,7 @@ pub struct NodeSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub env: Option<BTreeMap<String, String>>,
     /// Secrets by name; values are accepted and never shown.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "secrets")]
     #[schema(value_type = Option<BTreeMap<String, String>>, write_only)]
     pub secrets: Option<BTreeMap<String, SecretValue>>,
     /// Secrets that are given by environment too: variable by secret's name.
@@ -508,6 +508,13 @@ pub struct LogQuery {
     pub cursor: Option<String>,
     /// Go on with what is written later.
     pub follow: bool,
+}
+
+/// Secrets as a request has them; what serde would say of another type quotes it.
+fn secrets<'de, D: Deserializer<'de>>(
+    d: D,
+) -> Result<Option<BTreeMap<String, SecretValue>>, D::Error> {
+    Option::deserialize(d).map_err(|_| D::Error::custom("the secrets are not texts by their names"))
 }
 
 #[cfg(test)]

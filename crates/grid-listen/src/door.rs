@@ -2,6 +2,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -98,9 +99,17 @@ impl Door {
         if error.kind() == io::ErrorKind::ConnectionAborted {
             return;
         }
-        tracing::warn!(%error, "a connection cannot be accepted");
-        // Out of descriptors, most likely.
-        self.idle.close_oldest();
+        // Out of descriptors, most likely: the system says so whether or not somebody waits to be let in.
+        if self.somebody_waits() {
+            tracing::warn!(%error, "a connection cannot be accepted");
+            self.idle.close_oldest();
+        }
         tokio::time::sleep(PAUSE).await;
+    }
+
+    fn somebody_waits(&self) -> bool {
+        let mut listener = [PollFd::new(&self.listener, PollFlags::IN)];
+        // Where the system does not say, it is taken for granted.
+        poll(&mut listener, Some(&Timespec::default())) != Ok(0)
     }
 }

@@ -71,9 +71,10 @@ impl Serialize for SecretValue {
 
 impl<'de> Deserialize<'de> for SecretValue {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Ok(Self(
-            Option::<String>::deserialize(d)?.map(String::into_bytes),
-        ))
+        // What serde would say of another type quotes it.
+        let value = Option::<String>::deserialize(d)
+            .map_err(|_| serde::de::Error::custom("a secret is not a text"))?;
+        Ok(Self(value.map(String::into_bytes)))
     }
 }
 
@@ -88,6 +89,8 @@ mod tests {
         assert_eq!(serde_json::to_string(&secret).unwrap(), "null");
         let read: SecretValue = serde_json::from_str("\"hunter2\"").unwrap();
         assert_eq!(read, secret);
+        let refused = serde_json::from_str::<SecretValue>("123456").unwrap_err();
+        assert!(!refused.to_string().contains("123456"), "{refused}");
         assert!(
             serde_json::from_str::<SecretValue>("null")
                 .unwrap()

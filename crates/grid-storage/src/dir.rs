@@ -65,8 +65,9 @@ impl DataDir {
         })?;
         let new = check_names(path, &names)?;
         if new {
-            write_durably(path, FORMAT_NEW)
-                .map_err(|source| Error::io("begin a new store", source))?;
+            write_durably(path, FORMAT_NEW).map_err(|source| {
+                Error::io(format!("begin a new store in `{}`", path.display()), source)
+            })?;
         } else {
             check_format(path)?;
         }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use rustix::io::Errno;
+
 /// What went wrong, in terms a caller can act on.
 ///
 /// [`ErrorKind::as_str`] is the `kind` of the HTTP API's error documents.
@@ -128,10 +130,19 @@ impl Error {
         self
     }
 
-    /// An I/O error met while doing `what`; a full disk becomes [`ErrorKind::StorageFull`].
+    /// An I/O error met while doing `what`; a full disk becomes [`ErrorKind::StorageFull`], and
+    /// a want of descriptors, which passes, [`ErrorKind::Unavailable`].
     pub(crate) fn io(what: impl fmt::Display, source: io::Error) -> Self {
         if is_full(&source) {
             return Self::full().with_source(source);
+        }
+        if is_out_of_files(&source) {
+            return Self::new(
+                ErrorKind::Unavailable,
+                format!("cannot {what}: the server has no more open files"),
+                "Try again, with fewer uploads and downloads at once, or raise the limit of open files (`ulimit -n`).",
+            )
+            .with_source(source);
         }
         Self::new(
             ErrorKind::Io,
@@ -182,6 +193,13 @@ fn is_full(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
     )
+}
+
+/// Whether this process, or the host, has no descriptor left.
+fn is_out_of_files(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl fmt::Display for Error {

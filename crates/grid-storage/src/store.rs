@@ -125,7 +125,8 @@ impl Store {
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Self, Error> {
-        let begin = |source| Error::io("make a new store", source);
+        let place = dir.path().display().to_string();
+        let begin = |source| Error::io(format!("make a new store in `{place}`"), source);
         if dir.is_new() {
             dir.begin().map_err(begin)?;
             Index::create(&dir.index_path())?;

@@ -1,86 +1,21 @@
 //! `kill -9` in the middle of writes: what was acknowledged is there, and nothing else is left.
-//!
-//! The server is this test program, executed again with [`CHILD`] set.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
+#[path = "common/child.rs"]
+mod child;
 mod common;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command};
+use std::process::Command;
 
+use child::{start_child, start_command};
 use common::{content_files, eventually, pattern};
-use grid_storage::{Key, Server, Store};
+use grid_storage::{Key, Store};
 use reqwest::Client;
 
-/// The data directory of the child; there it also writes its address.
-const CHILD: &str = "GRID_STORAGE_TEST_CHILD";
 const ROUNDS: u64 = 5;
 const WRITERS: u64 = 16;
-
-/// Not a test of its own: the server that [`acknowledged_objects_survive_kill`] kills.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn child_server() {
-    let Some(dir) = std::env::var_os(CHILD) else {
-        return;
-    };
-    let dir = Path::new(&dir);
-    let server = Server::bind(common::config(&dir.join("data"))).unwrap();
-    std::fs::write(dir.join("address.new"), server.local_addr().to_string()).unwrap();
-    std::fs::rename(dir.join("address.new"), dir.join("address")).unwrap();
-    server.run(std::future::pending()).await.unwrap();
-}
-
-/// A child that does not outlive its test.
-struct Killed(Child);
-
-impl Killed {
-    fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // Both fail only if it is gone already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-async fn start_child(dir: &Path) -> (Killed, SocketAddr) {
-    start_command(dir, &mut Command::new(std::env::current_exe().unwrap())).await
-}
-
-/// Starts the child by a command that takes this program's arguments.
-async fn start_command(dir: &Path, command: &mut Command) -> (Killed, SocketAddr) {
-    let _ = std::fs::remove_file(dir.join("address"));
-    let child = Killed(
-        command
-            .args(["--exact", "child_server", "--nocapture"])
-            .env(CHILD, dir)
-            .stdout(std::process::Stdio::null())
-            .spawn()
-            .unwrap(),
-    );
-    let mut address = None;
-    eventually("the child listens", async || {
-        address = std::fs::read_to_string(dir.join("address")).ok();
-        address.is_some()
-    })
-    .await;
-    let address: SocketAddr = address.unwrap().parse().unwrap();
-    let url = format!("http://{address}/readyz");
-    eventually("the child is ready", async || {
-        reqwest::get(&url)
-            .await
-            .is_ok_and(|answer| answer.status() == 200)
-    })
-    .await;
-    (child, address)
-}
 
 /// What one writer knows of its keys: acknowledged, and what was on its way at the end.
 type Known = (HashMap<String, Option<u64>>, Option<(String, Option<u64>)>);

@@ -21,6 +21,8 @@ pub(super) async fn run(context: &Context, args: &StorageArgs) -> Result<()> {
         converted.with_hint(error.hint())
     };
     let shutdown = parts::asked_to_end()?;
+    // Each connection takes one, and so does each large object on its way.
+    grid_listen::raise_open_files();
     Server::bind(config)
         .map_err(fault)?
         .run(shutdown)

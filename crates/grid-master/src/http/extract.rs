@@ -9,6 +9,7 @@ use axum::{
 };
 use grid_client::Role;
 use grid_platform_api::{Error, ErrorKind, NodeId};
+use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use utoipa::PartialSchema;
@@ -140,9 +141,15 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
         let bytes = match read {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error)) => {
-                // Either more than the limit came, or the connection broke: then nobody reads this.
-                tracing::debug!(%error, "a body could not be read");
-                return Err(too_large());
+                let error = error.into_inner();
+                if error.is::<LengthLimitError>() {
+                    return Err(too_large());
+                }
+                // The connection broke, and nobody reads this; or what came is no body of HTTP.
+                return Err(invalid(
+                    format!("the body cannot be read: {error}"),
+                    "Send the request again, with a right `Content-Length` or in whole chunks.",
+                ));
             }
             Err(_) => {
                 let error = Error::new(
@@ -162,13 +169,24 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for Body<T> {
                 Some((name, Some(near))) => format!("Did you mean `{near}` by `{name}`?"),
                 _ => "`/openapi.json` lists the fields of each body.".to_owned(),
             };
-            invalid(format!("{what}: {}", short(&error.to_string())), &hint)
+            let told = unquoted(&error.to_string());
+            invalid(format!("{what}: {}", short(&told)), &hint)
         })?;
         Ok(Self {
             value,
             digest: Sha256::digest(&bytes).to_vec(),
         })
     }
+}
+
+/// A parser's words without a text that they quote: what stands in the wrong place may be a secret.
+fn unquoted(text: &str) -> String {
+    let Some((start, rest)) = text.split_once(": string \"") else {
+        return text.to_owned();
+    };
+    // Whatever the text itself holds, its end is the last one.
+    let end = rest.rsplit_once("\", ").map_or("", |(_, end)| end);
+    format!("{start}: a string, {end}")
 }
 
 /// A parser's words without the middle of what they quote: a request may be long, and its refusal is a line.
@@ -255,5 +273,34 @@ impl Key {
             key: format!("{}/{key}", token.id),
             body: digest,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_wrong_place_is_not_repeated() {
+        let check = |body: &str, expect: &str| {
+            let error = serde_json::from_str::<grid_client::SpawnRequest>(body).unwrap_err();
+            assert_eq!(unquoted(&error.to_string()), expect, "{body}");
+        };
+        check(
+            r#""hunter2""#,
+            "invalid type: a string, expected struct SpawnRequest at line 1 column 9",
+        );
+        check(
+            r#"{"memory_limit_mb": "hunter2\", expected "}"#,
+            "invalid type: a string, expected u64 at line 1 column 43",
+        );
+        check(
+            r#"{"memory_limit_mb": true}"#,
+            "invalid type: boolean `true`, expected u64 at line 1 column 25",
+        );
+        check(
+            r#"{"secrets": "hunter2"}"#,
+            "the secrets are not texts by their names at line 1 column 22",
+        );
     }
 }

@@ -1,14 +1,10 @@
 //! Bodies without end.
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use std::time::Duration;
 
 use crate::{
-    support::LONG,
-    target::{Target, answer, raw, says_why},
+    clients::{answer, chunk, raw, says_why, send_without_end},
+    target::Target,
 };
 
 const GIGABYTE: u64 = 1 << 30;
@@ -38,28 +34,12 @@ async fn a_gigabyte_that_is_announced_is_refused_before_it_is_sent() {
 async fn a_body_without_end_is_refused_on_the_way_and_cut_off() {
     let target = Target::start().await;
     let before = target.memory("VmHWM");
-    let mut socket = TcpStream::connect(target.http).await.unwrap();
     let request = head(&target, "transfer-encoding: chunked\r\n");
-    socket.write_all(request.as_bytes()).await.unwrap();
-    let mut piece = format!("{:x}\r\n", 1 << 20).into_bytes();
-    piece.resize(piece.len() + (1 << 20), b' ');
-    piece.extend_from_slice(b"\r\n");
-    let (mut read, mut write) = socket.into_split();
     // The answer comes on the way; a sender that goes on all the same is cut off.
-    let sending = async { while write.write_all(&piece).await.is_ok() {} };
-    let mut got = Vec::new();
-    let reading = async {
-        // Behind the answer, a reset may come.
-        let _ = read.read_to_end(&mut got).await;
-    };
-    let both = async { tokio::join!(sending, reading) };
-    timeout(LONG, both)
-        .await
-        .expect("a body without end is taken for ever");
+    let got = send_without_end(target.http, &request, &chunk(), 1 << 20, Duration::ZERO).await;
     let (status, body) = answer(&got);
     assert_eq!(status, 413, "{body}");
     says_why(&body);
     assert!(target.memory("VmHWM") - before < ROOM);
-    drop(write);
     target.must_be_unharmed().await;
 }

@@ -1,6 +1,6 @@
 //! Bytes on the agents' address that are no gRPC.
 
-use crate::target::{Target, raw};
+use crate::{clients::raw, target::Target};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -1,34 +1,14 @@
 //! Connections that are opened and left.
 
-use std::net::SocketAddr;
-
-use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
+use tokio::{io::AsyncReadExt, time::timeout};
 
 use crate::{
-    support::LONG,
-    target::{Target, eventually},
+    clients::{LONG, MANY, eventually, open, room_for_many},
+    target::Target,
 };
 
-const MANY: usize = 2_000;
 /// What a connection may cost while it says nothing, in bytes.
 const EACH: u64 = 32 * 1024;
-
-async fn open(address: SocketAddr, count: usize) -> Vec<TcpStream> {
-    let mut sockets = Vec::with_capacity(count);
-    for _ in 0..count {
-        sockets.push(TcpStream::connect(address).await.unwrap());
-    }
-    sockets
-}
-
-/// This test opens as many as the other side does.
-fn room_for_many() {
-    grid_listen::raise_open_files();
-    assert!(
-        grid_listen::open_files() > MANY + 500,
-        "`ulimit -Hn` is too low for this test"
-    );
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_thousand_idle_connections_starve_nobody() {

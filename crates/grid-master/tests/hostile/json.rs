@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::target::{Target, answer, raw, says_why};
+use crate::{
+    clients::{answer, raw, says_why},
+    target::Target,
+};
 
 /// Bodies that are no JSON, or JSON that fits no request. The second is a part of what is said.
 fn broken() -> Vec<(Vec<u8>, &'static str)> {

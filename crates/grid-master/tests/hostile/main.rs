@@ -10,6 +10,8 @@
 
 mod agents;
 mod bodies;
+#[path = "../../../grid-listen/tests/clients/mod.rs"]
+mod clients;
 mod frames;
 mod http;
 mod idle;

@@ -1,46 +1,13 @@
 //! Clients that send or take a byte at a time, or nothing.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, net::TcpStream, time::timeout};
 
 use crate::{
-    support::LONG,
-    target::{Target, answer, eventually, read_to_close, says_why},
+    clients::{answer, drip, eventually, read_to_close, says_why},
+    target::Target,
 };
-
-/// Sends `text` a byte at a time until the other side closes; what it answered.
-async fn drip(address: SocketAddr, begin: &str, text: &str) -> Vec<u8> {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(begin.as_bytes()).await.unwrap();
-    let (mut read, mut write) = socket.into_split();
-    let dripping = async {
-        for byte in text.bytes().cycle() {
-            if write.write_all(&[byte]).await.is_err() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let mut got = Vec::new();
-    let reading = async {
-        let _ = read.read_to_end(&mut got).await;
-    };
-    let both = async {
-        tokio::select! {
-            () = dripping => {}
-            () = reading => {}
-        }
-    };
-    timeout(LONG, both)
-        .await
-        .expect("a slow client is served for ever");
-    got
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn heads_and_bodies_byte_by_byte_are_given_up() {

@@ -11,13 +11,12 @@ use std::{
 
 use grid_master::{Limits, Master, Settings};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use crate::support::{Agent, Grid, LONG, hello};
+use crate::{
+    clients::{self, eventually},
+    support::{Agent, Grid, LONG, hello},
+};
 
 /// The state directory of the child, and its limits.
 const CHILD: &str = "GRID_MASTER_TEST_CHILD";
@@ -171,17 +170,12 @@ impl Target {
 
     /// How many descriptors the master has open.
     pub(crate) fn descriptors(&self) -> usize {
-        let path = format!("/proc/{}/fd", self.child.0.id());
-        std::fs::read_dir(path).unwrap().count()
+        clients::descriptors(self.child.0.id())
     }
 
     /// The master's resident memory in bytes: now (`VmRSS`), or at its peak (`VmHWM`).
     pub(crate) fn memory(&self, which: &str) -> u64 {
-        let path = format!("/proc/{}/status", self.child.0.id());
-        let status = std::fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|l| l.strip_prefix(which));
-        let kib = line.unwrap().trim_matches([':', '\t', ' ', 'k', 'B']);
-        kib.parse::<u64>().unwrap() * 1024
+        clients::memory(self.child.0.id(), which)
     }
 
     /// The attack is over: the master serves, nothing has changed, nothing is left open, and the honest agent was heard
@@ -209,57 +203,4 @@ impl Target {
 /// What an honest agent of this install sends first; an attacker's copy of it.
 pub(crate) fn honest() -> grid_proto::v1::Hello {
     hello("honest", "install-honest")
-}
-
-/// Looks until there is something; for what no event tells of.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let looking = async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match timeout(LONG, looking).await {
-        Ok(found) => found,
-        Err(_) => panic!("not in time: {what}"),
-    }
-}
-
-/// Sends these bytes and nothing more; what comes back until the other side closes.
-pub(crate) async fn raw(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    // Who is refused early may not get everything off.
-    let _ = socket.write_all(bytes).await;
-    read_to_close(&mut socket).await
-}
-
-/// What comes until the other side closes, by an end or by a reset.
-pub(crate) async fn read_to_close(socket: &mut TcpStream) -> Vec<u8> {
-    let mut got = Vec::new();
-    let reading = timeout(LONG, socket.read_to_end(&mut got)).await;
-    let _ = reading.expect("the connection is left open");
-    got
-}
-
-/// The status of an answer, and its body.
-pub(crate) fn answer(bytes: &[u8]) -> (u16, String) {
-    let text = String::from_utf8_lossy(bytes);
-    let status = text
-        .strip_prefix("HTTP/1.1 ")
-        .unwrap_or_else(|| panic!("no answer: {text:?}"));
-    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    (status[..3].parse().unwrap(), body.to_owned())
-}
-
-/// Asserts that the body is an error of the API with a hint.
-#[track_caller]
-pub(crate) fn says_why(body: &str) -> String {
-    let error = serde_json::from_str::<Value>(body).unwrap_or_else(|_| panic!("{body:?}"));
-    let error = &error["error"];
-    assert!(error["kind"].is_string(), "{error:#}");
-    let hint = error["hint"].as_str().unwrap_or_default();
-    assert!(hint.ends_with('.') || hint.ends_with('?'), "{error:#}");
-    error["message"].as_str().unwrap().to_owned()
 }

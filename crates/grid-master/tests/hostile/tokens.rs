@@ -3,10 +3,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{
-    support::Grid,
-    target::{Target, says_why},
-};
+use crate::{clients::says_why, support::Grid, target::Target};
 
 /// A route of the description.
 struct Route {

@@ -42,10 +42,15 @@ impl Token {
                 "Write a random token into it, such as the output of `openssl rand -hex 32`.",
             )
         };
+        let unreadable = |source| unusable("cannot be read".to_owned()).with_source(source);
+        // Looked at first: to open a pipe may last for ever.
+        if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+            return Err(unusable("is no file".to_owned()));
+        }
         let mut text = String::new();
         File::open(path)
             .and_then(|file| file.take(MAX_TOKEN_BYTES + 1).read_to_string(&mut text))
-            .map_err(|source| unusable("cannot be read".to_owned()).with_source(source))?;
+            .map_err(unreadable)?;
         let token = text.trim();
         if token.len() < MIN_TOKEN_BYTES {
             return Err(unusable(format!(
@@ -64,14 +69,17 @@ impl Token {
     /// Whether the headers carry the token; the time taken does not depend on how much of it
     /// is right.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
-        let given = headers.get(AUTHORIZATION).and_then(|value| {
+        let mut all = headers.get_all(AUTHORIZATION).iter();
+        // Of two, it is anybody's guess which one counts.
+        let value = all.next().filter(|_| all.next().is_none());
+        let given = value.and_then(|value| {
             let (scheme, token) = value.as_bytes().split_at_checked(7)?;
             scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
         });
         let problem = match given {
             Some(given) if bool::from(self.0.ct_eq(given)) => return Ok(()),
             Some(_) => "the bearer token is not this server's",
-            None => "this server wants a bearer token",
+            None => "this server wants one bearer token",
         };
         Err(Error::new(
             ErrorKind::Unauthorized,

@@ -60,6 +60,10 @@ pub(crate) fn tag_matches(header: &str, etag: &str) -> bool {
         })
 }
 
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// The condition of a write. `Err` says what cannot be used.
 pub(crate) fn write_condition(
     if_match: Option<&str>,
@@ -74,6 +78,7 @@ pub(crate) fn write_condition(
             .strip_prefix('"')
             .and_then(|rest| rest.strip_suffix('"'))
             .and_then(|rest| rest.split_once('-'))
+            .filter(|(generation, crc)| is_hex(generation) && is_hex(crc))
             .and_then(|(generation, _)| u64::from_str_radix(generation, 16).ok())
             .map(Condition::Generation)
             .ok_or_else(|| {
@@ -184,5 +189,7 @@ mod tests {
         check(Some("\"1\", \"2\""), None, None);
         check(Some("W/\"1f-00000000\""), None, None);
         check(Some("*"), Some("*"), None);
+        check(Some("\"1f-00000000\", \"20-00000000\""), None, None);
+        check(Some("\"+1f-00000000\""), None, None);
     }
 }

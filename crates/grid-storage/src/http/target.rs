@@ -66,7 +66,10 @@ pub(crate) fn parse_list(query: &str) -> Result<ListQuery, Error> {
                     .filter(|limit| (1..=MAX_LIMIT).contains(limit));
                 list.limit = limit.ok_or_else(|| {
                     invalid(
-                        format!("`limit={value}` is not a number from 1 to {MAX_LIMIT}"),
+                        format!(
+                            "`limit={}` is not a number from 1 to {MAX_LIMIT}",
+                            value.escape_debug()
+                        ),
                         "Ask for at most that many, and follow `next` with `after` for more.",
                     )
                 })?;
