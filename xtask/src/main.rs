@@ -14,6 +14,7 @@ mod sh;
 mod test;
 mod testbed;
 mod tidy;
+mod vm;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::fail::{Fail, Result};
 use crate::needs::{Met, NEEDS, Need};
+use crate::vm;
 
 /// Arguments of `cargo xtask testbed`.
 #[derive(Debug, clap::Args)]
@@ -35,36 +36,45 @@ enum Name {
     Faketime,
     /// PyPI's schemathesis, which calls the HTTP API as its document says, and as it does not.
     Schemathesis,
+    /// A machine of the tests' own, by QEMU: cgroup version 2, reboots, power cuts.
+    Vm,
 }
 
 impl Name {
-    fn need(self) -> Result<&'static Need> {
+    /// The program that it is; `None` for the machine.
+    fn need(self) -> Result<Option<&'static Need>> {
         let name = match self {
             Self::Redis => "redis",
             Self::Supervisord => "supervisord",
             Self::Promtool => "promtool",
             Self::Faketime => "faketime",
             Self::Schemathesis => "schemathesis",
+            Self::Vm => return Ok(None),
         };
         NEEDS
             .iter()
             .find(|need| need.name == name)
+            .map(Some)
             .ok_or_else(|| Fail::new(format!("there is no testbed `{name}`")))
     }
 }
 
 /// Runs `cargo xtask testbed`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    match args.action {
-        Action::Up { name } => report(name.need()?, name.need()?.ensure()),
-        Action::Status { name } => report(name.need()?, name.need()?.look()),
-        Action::Down { name } => {
+    let (Action::Up { name } | Action::Down { name } | Action::Status { name }) = args.action;
+    match (&args.action, name.need()?) {
+        (Action::Up { .. }, Some(need)) => report(need, need.ensure()),
+        (Action::Status { .. }, Some(need)) => report(need, need.look()),
+        (Action::Down { .. }, Some(need)) => {
             println!(
                 "{}: nothing to take down; tests start and end their own, and what is installed stays",
-                name.need()?.program
+                need.program
             );
             Ok(())
         }
+        (Action::Up { .. }, None) => vm::up().map_err(Fail::new),
+        (Action::Status { .. }, None) => vm::status(),
+        (Action::Down { .. }, None) => vm::down(),
     }
 }
 

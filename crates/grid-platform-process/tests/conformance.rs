@@ -35,7 +35,7 @@ async fn open(config: ProcessConfig) -> Outcome<Arc<dyn Platform>> {
     Ok(Arc::new(ProcessPlatform::open(config).await?))
 }
 
-struct Processes;
+pub(crate) struct Processes;
 
 #[async_trait]
 impl Harness for Processes {
@@ -130,7 +130,7 @@ where
     Arc::new(Wrapped::new(name, Arc::new(Processes), dress))
 }
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let pause = Duration::from_millis(1);
     grid_platform_testing::run(vec![
         Arc::new(Processes),

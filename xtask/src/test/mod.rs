@@ -13,7 +13,7 @@ use crate::chaos;
 use crate::fail::{Fail, Result};
 use crate::needs::{Met, NEEDS};
 use crate::sh;
-use platforms::{PLATFORMS, Platform};
+use platforms::{PLATFORMS, Platform, Raised};
 use tally::{Tally, Total};
 
 /// Arguments of `cargo xtask test`.
@@ -43,6 +43,8 @@ struct Selection {
     packages: Vec<&'static str>,
     /// All packages but these.
     exclude: Vec<&'static str>,
+    /// Build the programs of these too.
+    programs: Vec<&'static str>,
     /// Leave out tests with one of these in their names.
     skip: Vec<&'static str>,
     /// Reasons why this run cannot pass, whatever the tests say.
@@ -54,7 +56,8 @@ struct Selection {
 /// Runs `cargo xtask test`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let required = args.require == Some(Require::All) || is_ci();
-    let selection = select(args.only.as_deref(), required);
+    let mut raised = Raised::default();
+    let selection = select(args.only.as_deref(), required, &mut raised);
     if !selection.missing.is_empty() {
         return Err(Fail::new(format!(
             "cannot run everything: {}",
@@ -62,8 +65,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ))
         .hint("Leave out `--require all` (and `CI=true`) to run what can be run here."));
     }
-    sh::build(&scope(&selection))?;
+    let mut built = scope(&selection);
+    built.extend(selection.programs.iter().flat_map(|it| ["--package", it]));
+    sh::build(&built)?;
     let mut total = run_cargo_test(&selection, args.full)?;
+    drop(raised);
     let chosen = args.only.as_deref().is_none_or(|it| it == chaos::PLATFORM);
     // The workspaces that tests of this task make up have no grid to break.
     if chosen && chaos::is_here() {
@@ -88,15 +94,19 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Looks at every platform and need, prints its line and decides what is run.
-fn select(only: Option<&str>, required: bool) -> Selection {
+fn select(only: Option<&str>, required: bool, raised: &mut Raised) -> Selection {
     let mut selection = Selection::default();
-    let chosen = |platform: &Platform| only.is_none_or(|name| name == platform.name);
+    let chosen = |platform: &Platform| {
+        only.is_none_or(|name| name == platform.name) && (platform.is_in_workspace)()
+    };
     for platform in PLATFORMS.iter().filter(|platform| chosen(platform)) {
-        match platform.ready() {
+        match platform.ready(raised) {
             Ok(()) => {
                 println!("{}: run", platform.name);
                 if only.is_some() {
                     selection.packages.extend(platform.packages);
+                    // With the whole workspace they are built anyway.
+                    selection.programs.extend(platform.programs);
                 }
             }
             Err(why) => {
