@@ -107,6 +107,49 @@ async fn settings_that_cannot_be_used_are_refused_with_their_place_and_mend() {
     .await;
 }
 
+/// Files that are broken, and what is no file: each ends the program before it begins anything, and says where.
+#[tokio::test]
+async fn what_is_no_settings_file_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| {
+        fs::write(dir.path().join(name), content).unwrap();
+        dir.path().join(name)
+    };
+    let fifo = dir.path().join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    for (file, why) in [
+        (write("syntax", b"[agent\n"), "line 1 is not TOML"),
+        (
+            write("type", b"[agent]\nmax_storage_nodes = 'many'\n"),
+            "`agent.max_storage_nodes`",
+        ),
+        (
+            write("key", b"[storage]\ndata_pth = '/srv'\n"),
+            "`storage.data_path`",
+        ),
+        (write("twice", b"[agent]\n[agent]\n"), "line 2"),
+        (write("bytes", b"[agent]\nagent_id = '\xff'\n"), "UTF-8"),
+        (write("long", &[b'#'; (1 << 20) + 1]), "more than 1048576"),
+        (dir.path().join("none"), "No such file"),
+        (dir.path().to_owned(), "it is no file"),
+        (fifo, "it is no file"),
+        ("/dev/zero".into(), "it is no file"),
+    ] {
+        let state = dir.path().join("state");
+        let found = output(command(&state, &["--config", file.to_str().unwrap()])).await;
+        let told = text(&found.stderr);
+        assert_eq!(found.status.code(), Some(2), "{told}");
+        assert!(
+            told.starts_with("error: ") && told.contains("\nhint: "),
+            "{told}"
+        );
+        assert!(told.contains(file.to_str().unwrap()), "{told}");
+        assert!(told.contains(why), "`{why}` is not in {told}");
+        assert!(!state.exists(), "it began all the same");
+    }
+}
+
 #[tokio::test]
 async fn doctor_names_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
