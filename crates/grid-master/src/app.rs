@@ -21,6 +21,8 @@ use crate::{
 
 /// How often what was seen is stored.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How soon a change that nobody else would ask for again is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How many nodes of it are stored at once.
 const PIECE: usize = 256;
 /// How long an `Idempotency-Key` is remembered.
@@ -286,19 +288,21 @@ impl App {
             .is_some_and(|a| a.install_id == install_id)
     }
 
-    /// Deletes a tombstone that the agent has acknowledged.
+    /// Deletes a tombstone that the agent has acknowledged. An agent says so once in a session, which may last: while the
+    /// store cannot take it, it is tried again.
     pub(crate) async fn forget(&self, id: NodeId, generation: u64) {
-        let node = id.clone();
-        let change = self.store.change(move |tx| {
-            let current = tx.book.nodes.get(&id);
-            if current.is_some_and(|row| row.wish.is_removed() && row.generation == generation) {
-                tx.delete_node(&id);
-            }
-            Ok(())
+        let stored = until_stored(|| {
+            let node = id.clone();
+            self.store.change(move |tx| {
+                let current = tx.book.nodes.get(&node);
+                if current.is_some_and(|row| row.wish.is_removed() && row.generation == generation)
+                {
+                    tx.delete_node(&node);
+                }
+                Ok(())
+            })
         });
-        if let Err(error) = change.await {
-            tracing::warn!(%node, error = %error, "a removed node is not forgotten; its agent says so again when it reconnects");
-        }
+        self.shutdown.run_until_cancelled(stored).await;
     }
 
     /// What travels for a wish, with the values of its secrets; `None` for the tombstone of an unmanaged node.
@@ -308,6 +312,14 @@ impl App {
         };
         config.secrets = open_secrets(&self.seal, row)?;
         Ok(Some(config))
+    }
+}
+
+/// Makes a change again and again until the store has taken it.
+async fn until_stored<F: Future<Output = Result<()>>>(mut change: impl FnMut() -> F) {
+    while let Err(error) = change().await {
+        tracing::warn!(error = %error.report().trim_end(), "a removed node is not forgotten yet");
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -332,4 +344,26 @@ pub(crate) fn seal_secrets(
         .filter_map(|(name, value)| Some((name, value.expose()?)))
         .map(|(name, value)| Ok((name.clone(), auth::hex(&seal.seal(value)?))))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use grid_platform_api::{Error, ErrorKind};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_store_could_not_take_is_tried_until_it_does() {
+        let mut tries = 0;
+        until_stored(|| {
+            tries += 1;
+            let result = match tries {
+                1..4 => Err(Error::new(ErrorKind::Exhausted, "the disk is full")),
+                _ => Ok(()),
+            };
+            async { result }
+        })
+        .await;
+        assert_eq!(tries, 4);
+    }
 }
