@@ -315,12 +315,9 @@ async fn logs_are_pushed_in_calls_of_their_own() {
         all,
         ["boot 1", "line 1", "line 2", "line 3", "line 4", "line 5"]
     );
-    assert!(
-        soon("the end", pushed.frames.message())
-            .await
-            .unwrap()
-            .is_none()
-    );
+    let last = soon("the end", pushed.frames.message()).await;
+    let last = last.unwrap().unwrap();
+    assert!(last.over && last.items.is_empty() && last.error_json.is_empty());
 
     session.open_logs("n1", "tail:2", false).await;
     let mut pushed = scene.master.pushed().await;
@@ -341,6 +338,7 @@ async fn logs_are_pushed_in_calls_of_their_own() {
             .unwrap()
             .unwrap();
         if let Some(report) = report_from_json(&frame.error_json) {
+            assert!(frame.over);
             break report;
         }
     };

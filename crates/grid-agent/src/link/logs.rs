@@ -2,15 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{FutureExt, Stream, StreamExt, stream};
-use grid_platform_api::{
-    Error, ErrorKind, LogCursor, LogItem, LogPosition, NodeId, Platform, Result,
-};
+use futures::{FutureExt, Stream, StreamExt};
+use grid_platform_api::{Error, LogCursor, LogItem, LogPosition, NodeId, Platform, Result};
 use grid_proto::{log_item_to_wire, report_to_json, v1};
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 
@@ -46,30 +41,27 @@ pub(super) async fn push(
         }
     };
     let (frames, queue) = mpsc::channel(4);
-    let (over, is_over) = oneshot::channel();
     let node = open.node_id.clone();
-    let request_id = open.request_id;
     let sending = async move {
         let first = v1::LogFrame {
-            request_id,
+            request_id: open.request_id,
             ..v1::LogFrame::default()
         };
         if frames.send(first).await.is_err() {
             return;
         }
-        if let Err(error) = send_log(&open, platform.as_ref(), &frames).await {
-            let last = v1::LogFrame {
-                request_id,
-                items: Vec::new(),
-                error_json: report_to_json(&error.to_report()),
-            };
-            // The reader may be gone, and then nobody needs to know.
-            drop(frames.send(last).await);
-        }
-        // As above.
-        let _ = over.send(());
+        let sent = send_log(&open, platform.as_ref(), &frames).await;
+        // Said aloud: a call that is dropped with its session looks to the master like one that was ended.
+        let last = v1::LogFrame {
+            request_id: open.request_id,
+            error_json: sent.map_or_else(|e| report_to_json(&e.to_report()), |()| String::new()),
+            over: true,
+            ..v1::LogFrame::default()
+        };
+        // The reader may be gone, and then nobody needs to know.
+        drop(frames.send(last).await);
     };
-    let calling = client.push_logs(request(outgoing(queue, is_over, request_id), &token));
+    let calling = client.push_logs(request(ReceiverStream::new(queue), &token));
     tokio::pin!(calling);
     let ended = tokio::select! {
         // The master ends the call when its reader is gone.
@@ -79,27 +71,6 @@ pub(super) async fn push(
     if let Err(status) = ended {
         tracing::debug!(node, code = %status.code(), "a log's call ended");
     }
-}
-
-/// What goes to the master. Its end is the log's end there: a log that is dropped with its session says that it is not.
-fn outgoing(
-    queue: mpsc::Receiver<v1::LogFrame>,
-    is_over: oneshot::Receiver<()>,
-    request_id: u64,
-) -> impl Stream<Item = v1::LogFrame> {
-    let last = async move {
-        let broken_off = || {
-            Error::new(ErrorKind::Unavailable, "the agent's log stream broke off")
-                .with_hint("Read on with the last line's `cursor`.")
-                .with_source(std::io::Error::other("its session with the master ended"))
-        };
-        is_over.await.is_err().then(|| v1::LogFrame {
-            request_id,
-            items: Vec::new(),
-            error_json: report_to_json(&broken_off().to_report()),
-        })
-    };
-    ReceiverStream::new(queue).chain(stream::once(last).filter_map(std::future::ready))
 }
 
 type Frames = mpsc::Sender<v1::LogFrame>;
@@ -136,7 +107,7 @@ async fn send_log(open: &v1::OpenLogs, platform: &dyn Platform, frames: &Frames)
             let frame = v1::LogFrame {
                 request_id: open.request_id,
                 items,
-                error_json: String::new(),
+                ..v1::LogFrame::default()
             };
             if frames.send(frame).await.is_err() {
                 return Ok(());
@@ -225,30 +196,6 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-
-    #[tokio::test]
-    async fn a_log_that_is_dropped_with_its_session_does_not_look_ended() {
-        for ends in [true, false] {
-            let (frames, queue) = mpsc::channel(4);
-            let (over, is_over) = oneshot::channel();
-            frames.send(v1::LogFrame::default()).await.unwrap();
-            if ends {
-                over.send(()).unwrap();
-            } else {
-                drop(over);
-            }
-            drop(frames);
-            let sent: Vec<_> = outgoing(queue, is_over, 7).collect().await;
-            let errors: Vec<_> = sent
-                .iter()
-                .filter_map(|it| grid_proto::report_from_json(&it.error_json))
-                .map(|it| it.kind)
-                .collect();
-            let expect: &[_] = if ends { &[] } else { &[ErrorKind::Unavailable] };
-            assert_eq!(errors, expect);
-            assert_eq!(sent.len(), 1 + expect.len());
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_retained_takes_no_wait() {

@@ -162,9 +162,15 @@ impl AgentLink for Link {
         let revoked = self.app.grid.revoked(&token.id);
         let mut next = Some(first);
         while let Some(frame) = next {
+            let over = frame.over;
             tokio::select! {
                 sent = reader.send(Piece::Frame(frame)) => if sent.is_err() { break },
                 () = revoked.cancelled() => break,
+            }
+            if over {
+                // A reader that is gone needs no end.
+                let _ = reader.send(Piece::End).await;
+                break;
             }
             let told = tokio::select! {
                 () = reader.closed() => break,
@@ -174,12 +180,8 @@ impl AgentLink for Link {
             };
             next = match told {
                 Ok(Some(frame)) => Some(frame),
-                Ok(None) => {
-                    // A reader that is gone needs no end.
-                    let _ = reader.send(Piece::End).await;
-                    None
-                }
-                // Without an end the log counts as broken off.
+                // Without an end the log counts as broken off: so does a call that was dropped, which looks ended here.
+                Ok(None) => None,
                 Err(status) => {
                     tracing::debug!(%status, "an agent's log broke off");
                     None

@@ -81,6 +81,7 @@ async fn lines_gaps_and_the_end() {
             },
             v1::LogFrame {
                 items: vec![v1::LogItem { item: Some(gap) }, line("three")],
+                over: true,
                 ..v1::LogFrame::default()
             },
         ];
@@ -117,6 +118,7 @@ async fn a_log_that_cannot_be_opened_is_an_error_with_its_status() {
         let frame = v1::LogFrame {
             request_id: open.request_id,
             error_json: grid_proto::report_to_json(&error.to_report()),
+            over: true,
             ..v1::LogFrame::default()
         };
         push(&mut agent, vec![frame])
@@ -210,17 +212,32 @@ async fn a_log_that_is_followed_ends_without_a_word_only_where_the_log_ends() {
     let mut agent = Agent::join(&grid, "a").await;
     node(&grid, &mut agent).await;
     let (reader, sender, call) = followed(&grid, &mut agent).await;
-    drop(sender);
+    let last = v1::LogFrame {
+        over: true,
+        ..v1::LogFrame::default()
+    };
+    sender.send(last).await.unwrap();
     call.await.unwrap().unwrap();
     assert_eq!(last_record(reader).await, None);
+
+    let broke_off = |record: Option<Value>| {
+        let record = record.expect("it says that it broke off");
+        assert_eq!(record["type"], "error");
+        assert_eq!(record["error"]["kind"], "unavailable");
+        assert_eq!(record["error"]["retryable"], true);
+    };
+    // The agent's call is dropped, as it is with its session; or it is ended, and its end is not said.
+    let (reader, _sender, call) = followed(&grid, &mut agent).await;
+    call.abort();
+    broke_off(last_record(reader).await);
+    let (reader, sender, _call) = followed(&grid, &mut agent).await;
+    drop(sender);
+    broke_off(last_record(reader).await);
 
     // The master ends, and not the log.
     let (reader, _sender, _call) = followed(&grid, &mut agent).await;
     let (record, ()) = tokio::join!(last_record(reader), grid.end());
-    let record = record.expect("it says that it broke off");
-    assert_eq!(record["type"], "error");
-    assert_eq!(record["error"]["kind"], "unavailable");
-    assert_eq!(record["error"]["retryable"], true);
+    broke_off(record);
 }
 
 /// A reader that takes the answer's head and then nothing more, with little room in its socket.
