@@ -20,7 +20,7 @@ use crate::fleet::{Kind, Make, Slot, Want};
 use crate::follow::{Follower, kept_from, whole_lines};
 use crate::inject::Injector;
 use crate::place::Disk;
-use crate::plan::{COMMON_POINTS, Plan};
+use crate::plan::{COMMON_POINTS, Kind as FaultKind, Plan};
 use crate::platform::{self, Ground, Place};
 use crate::proxy::Proxy;
 use crate::report::{Report, count};
@@ -46,7 +46,8 @@ const EXCUSES: [&str; 5] = [
     "its supervisor was killed before it was ready",
     "signal 9",
 ];
-/// How a program ends that finds its disk full and has no room to log so: a probe, and a storage server.
+/// How a program ends that finds its disk full and has no room to log so: a probe, and a storage server. An excuse where the disk
+/// was filled since the last rest, and nowhere else.
 const OUT_OF_ROOM: [&str; 2] = ["exit code 97", "exit code 1"];
 
 /// A grid under fire.
@@ -224,12 +225,14 @@ impl<'a> Run<'a> {
             // As many as are due, and never more than an epoch's; those that meet nobody come back in the next.
             let faults = plan.epoch().min(left);
             self.gate.send_replace(true);
+            let mut filled = false;
             for fault in plan.by_ref().take(faults) {
                 sleep(Duration::from_millis(fault.wait_ms)).await;
                 let name = match fault.point {
                     Some(_) => None,
                     None => Some(fault.kind.to_string()),
                 };
+                filled |= fault.kind == FaultKind::FillDisk;
                 let struck = self.injector.strike(&fault).await?;
                 match name {
                     Some(name) if struck => self.delivered(&name, 1),
@@ -245,7 +248,7 @@ impl<'a> Run<'a> {
             }
             self.gate.send_replace(false);
             self.injector.calm().await?;
-            self.rest().await?;
+            self.rest(filled).await?;
             self.say_epoch();
         }
         Ok(())
@@ -264,7 +267,7 @@ impl<'a> Run<'a> {
     }
 
     /// Waits until everything is as it was acknowledged, and looks closely.
-    async fn rest(&mut self) -> Result<()> {
+    async fn rest(&mut self, filled: bool) -> Result<()> {
         // Whoever asks for something holds the model until that is settled.
         for slot in &self.slots {
             let mut model = slot.model.lock().await;
@@ -298,7 +301,7 @@ impl<'a> Run<'a> {
             for failed in verdict.failed {
                 let why = &failed.why;
                 let excused = EXCUSES.iter().any(|it| why.contains(it))
-                    || OUT_OF_ROOM.iter().any(|it| why.ends_with(it));
+                    || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it));
                 if !excused {
                     let words = format!("`{}` failed: {}", failed.slot.id, failed.why);
                     self.report.violations.push(words);
@@ -462,7 +465,7 @@ impl<'a> Run<'a> {
             for slot in &self.slots {
                 slot.purge(&self.client).await?;
             }
-            self.rest().await?;
+            self.rest(false).await?;
         }
         self.sum_up().await;
         if self.report.violations.is_empty() {
