@@ -27,19 +27,11 @@ const OPEN: Duration = Duration::from_secs(10);
 /// How long the answer to a log that is followed may be held back for an error to come instead of lines.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// What comes of a log.
-pub(crate) enum Piece {
-    Frame(v1::LogFrame),
-    /// The log ended, and did not break off: said aloud, because a call that is lost with its connection is dropped
-    /// without a word.
-    End,
-}
-
 /// One log that is awaited or being read.
 struct Waiting {
     install_id: String,
     /// Taken by the agent's call.
-    pieces: Option<mpsc::Sender<Piece>>,
+    frames: Option<mpsc::Sender<v1::LogFrame>>,
 }
 
 /// The last frame of a log that did not come to its end.
@@ -49,6 +41,7 @@ pub(crate) fn broken_off(why: &str) -> v1::LogFrame {
         .with_source(std::io::Error::other(why.to_owned()));
     v1::LogFrame {
         error_json: grid_proto::report_to_json(&error.to_report()),
+        over: true,
         ..v1::LogFrame::default()
     }
 }
@@ -63,7 +56,7 @@ pub(crate) struct LogHub {
 pub(crate) struct LogReader {
     hub: Arc<LogHub>,
     id: u64,
-    pieces: mpsc::Receiver<Piece>,
+    frames: mpsc::Receiver<v1::LogFrame>,
     over: bool,
 }
 
@@ -85,7 +78,7 @@ impl LogHub {
     ) -> Result<(LogReader, v1::LogFrame), ApiError> {
         // Random, so that an agent's late answer to a master that was restarted finds nobody.
         let id = u64::from_le_bytes(auth::random()?);
-        let (sender, pieces) = mpsc::channel(FRAMES);
+        let (sender, frames) = mpsc::channel(FRAMES);
         {
             let mut logs = self.logs();
             let busy = logs
@@ -105,14 +98,14 @@ impl LogHub {
             }
             let waiting = Waiting {
                 install_id: session.install_id.clone(),
-                pieces: Some(sender),
+                frames: Some(sender),
             };
             logs.insert(id, waiting);
         }
         let mut reader = LogReader {
             hub: self.clone(),
             id,
-            pieces,
+            frames,
             over: false,
         };
         session
@@ -150,11 +143,11 @@ impl LogHub {
     }
 
     /// The reader's end of the log that an agent's call names; `None` when nobody of that install's waits for it.
-    pub(crate) fn claim(&self, id: u64, install_id: &str) -> Option<mpsc::Sender<Piece>> {
+    pub(crate) fn claim(&self, id: u64, install_id: &str) -> Option<mpsc::Sender<v1::LogFrame>> {
         self.logs()
             .get_mut(&id)
             .filter(|w| w.install_id == install_id)?
-            .pieces
+            .frames
             .take()
     }
 }
@@ -181,17 +174,10 @@ impl LogReader {
         if self.over {
             return None;
         }
-        match self.pieces.recv().await {
-            Some(Piece::Frame(frame)) => Some(frame),
-            Some(Piece::End) => {
-                self.over = true;
-                None
-            }
-            None => {
-                self.over = true;
-                Some(broken_off("the agent is away"))
-            }
-        }
+        let frame = self.frames.recv().await;
+        let frame = frame.unwrap_or_else(|| broken_off("the agent is away"));
+        self.over = frame.over;
+        Some(frame)
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
-use super::{Session, hello::check_hello, logs::Piece};
+use super::{Session, hello::check_hello};
 use crate::{
     app::App,
     auth,
@@ -164,12 +164,10 @@ impl AgentLink for Link {
         while let Some(frame) = next {
             let over = frame.over;
             tokio::select! {
-                sent = reader.send(Piece::Frame(frame)) => if sent.is_err() { break },
+                sent = reader.send(frame) => if sent.is_err() { break },
                 () = revoked.cancelled() => break,
             }
             if over {
-                // A reader that is gone needs no end.
-                let _ = reader.send(Piece::End).await;
                 break;
             }
             let told = tokio::select! {
@@ -180,7 +178,7 @@ impl AgentLink for Link {
             };
             next = match told {
                 Ok(Some(frame)) => Some(frame),
-                // Without an end the log counts as broken off: so does a call that was dropped, which looks ended here.
+                // Without a last frame the log counts as broken off: so does a call that was dropped, which looks ended here.
                 Ok(None) => None,
                 Err(status) => {
                     tracing::debug!(%status, "an agent's log broke off");
