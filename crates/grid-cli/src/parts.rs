@@ -39,6 +39,8 @@ pub(crate) fn log_to_stderr(context: &Context) {
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
         .with_ansi(output::is_watched())
         .with_writer(std::io::stderr)
+        // It would tell them on the same standard error, and panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -184,6 +184,8 @@ fn init_logging(format: LogFormat, filter: Option<&str>) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        // It would tell them on the same standard error, and panic.
+        .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
     // Fails only when there is a subscriber already.
     drop(match format {

@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{Read, Write},
     os::unix::fs::{MetadataExt, PermissionsExt},
     path::Path,
     process::{Command, Output, Stdio},
@@ -166,4 +166,54 @@ fn a_storage_server_raises_its_number_of_open_files() {
     eventually("the limit to be raised", raised);
     server.kill().unwrap();
     server.wait().unwrap();
+}
+
+#[test]
+fn who_has_no_room_for_a_log_goes_on_serving() {
+    let dir = tempfile::tempdir().unwrap();
+    let grid = env!("CARGO_BIN_EXE_grid");
+    let place = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (data, state) = (place("data"), place("state"));
+    let (port, grpc) = (free_port(), free_port());
+    let (port, grpc) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{grpc}"));
+    let servers = [
+        vec!["storage", "--listen", &port, "--data-path", &data],
+        vec![
+            "__master", "--dir", &state, "--http", &port, "--grpc", &grpc,
+        ],
+    ];
+    for args in servers {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut server = Command::new(grid)
+            .args(&args)
+            .env("SUTRA_LOG", "trace")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(full)
+            .spawn()
+            .unwrap();
+        eventually("an answer", || {
+            let ended = server.try_wait().unwrap();
+            assert_eq!(ended, None, "{args:?}");
+            answers(&port).then_some(())
+        });
+        server.kill().unwrap();
+        server.wait().unwrap();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// Whether a server there answers a request, whatever it says.
+fn answers(address: &str) -> bool {
+    let Ok(mut stream) = std::net::TcpStream::connect(address) else {
+        return false;
+    };
+    let asked = stream.write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut answer = String::new();
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 ")
 }
