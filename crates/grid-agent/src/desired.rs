@@ -242,11 +242,19 @@ impl DesiredFile {
     }
 
     fn fault(&self, what: &str, error: io::Error) -> Error {
-        Error::new(
-            ErrorKind::Internal,
-            format!("cannot {what} `{}`", self.path.display()),
-        )
-        .with_source(error)
+        let (kind, hint) = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => (
+                ErrorKind::Exhausted,
+                "Free some disk space, or raise the quota.",
+            ),
+            _ => (
+                ErrorKind::Internal,
+                "Look at the disk of the agent's state directory.",
+            ),
+        };
+        Error::new(kind, format!("cannot {what} `{}`", self.path.display()))
+            .with_source(error)
+            .with_hint(hint)
     }
 }
 
@@ -375,6 +383,20 @@ mod tests {
         fs::remove_file(dir.path().join("seal.key")).unwrap();
         let other = DesiredFile::new(dir.path()).unwrap();
         assert_eq!(other.load().unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_as_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = DesiredFile::new(dir.path()).unwrap();
+        for (error, kind) in [
+            (io::ErrorKind::StorageFull, ErrorKind::Exhausted),
+            (io::ErrorKind::Other, ErrorKind::Internal),
+        ] {
+            let told = file.fault("write", error.into());
+            assert_eq!(told.kind(), kind);
+            assert!(told.hint().is_some());
+        }
     }
 
     #[test]

@@ -161,6 +161,18 @@ impl Error {
         error
     }
 
+    /// The same error for one more of those who wait for one outcome; what was beneath it is in its primary line.
+    #[must_use]
+    pub fn copied(&self) -> Self {
+        let report = self.to_report();
+        let words: Vec<_> = std::iter::once(report.message)
+            .chain(report.causes)
+            .collect();
+        let mut copy = Self::new(report.kind, words.join(": ")).with_retryable(report.retryable);
+        copy.0.hint = report.hint;
+        copy
+    }
+
     /// Adds a sentence that names the command, key or feature that mends the fault.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -372,6 +384,19 @@ mod tests {
                 serde_json::Value::from(kind.as_str())
             );
         }
+    }
+
+    #[test]
+    fn a_copy_says_all_that_the_first_one_says() {
+        let error = Error::new(ErrorKind::Exhausted, "cannot write `x`")
+            .with_source(std::io::Error::other("the disk is full"))
+            .with_hint("Free some space.")
+            .with_retryable(false);
+        let copy = error.copied();
+        assert_eq!(copy.to_string(), "cannot write `x`: the disk is full");
+        assert_eq!(copy.kind(), error.kind());
+        assert_eq!(copy.hint(), error.hint());
+        assert!(!copy.is_retryable());
     }
 
     #[test]

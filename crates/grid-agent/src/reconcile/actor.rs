@@ -475,10 +475,10 @@ impl Actor {
         if self.turn.dirty
             && let Err(error) = self.save().await
         {
-            tracing::error!(%error, "cannot keep what is wanted; nothing is done until it can");
+            tracing::error!(error = %error.report().trim_end(), "cannot keep what is wanted; nothing is done until it can");
             self.turn.save_at = Some(Instant::now() + SAVE_AGAIN);
             // A disk that is full now may not be later.
-            let broken = || Error::new(error.kind(), error.to_string()).with_retryable(true);
+            let broken = || error.copied().with_retryable(true);
             let waiting = self.turn.answers.drain(..).chain(self.turn.kept.drain(..));
             waiting.for_each(|answer| drop(answer.send(Err(broken()))));
             return;

@@ -290,7 +290,7 @@ impl Writer {
                 // Before the answers, so that whoever has one can see it.
                 self.failed.store(!self.disk.is_open(), Ordering::Release);
                 for reply in replies {
-                    reply(if landed { Ok(()) } else { Err(copy(&error)) });
+                    reply(if landed { Ok(()) } else { Err(error.copied()) });
                 }
                 return;
             }
@@ -298,20 +298,6 @@ impl Writer {
             self.listener.committed(deltas);
         }
         replies.into_iter().for_each(|reply| reply(Ok(())));
-    }
-}
-
-/// The same error for each of those who shared the commit.
-fn copy(error: &Error) -> Error {
-    let report = error.to_report();
-    let message = std::iter::once(report.message)
-        .chain(report.causes)
-        .collect::<Vec<_>>()
-        .join(": ");
-    let copy = Error::new(error.kind(), message);
-    match report.hint {
-        Some(hint) => copy.with_hint(hint),
-        None => copy,
     }
 }
 
