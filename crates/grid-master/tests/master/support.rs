@@ -108,6 +108,9 @@ impl Grid {
     /// One that runs in another process and is not ended by this.
     pub(crate) fn attach(state: &Path, addresses: &Value) -> Self {
         let url = |key: &str| format!("http://{}", addresses[key].as_str().unwrap());
+        // Who counts that process's descriptors counts one of ours, and not the second one that a busy host lets it open.
+        let client = reqwest::Client::builder().pool_max_idle_per_host(1);
+        let client = client.build().unwrap();
         Self {
             http: url("http"),
             grpc: url("grpc"),
@@ -115,7 +118,7 @@ impl Grid {
             shutdown: CancellationToken::new(),
             running: None,
             _dir: None,
-            client: reqwest::Client::new(),
+            client,
         }
     }
 
