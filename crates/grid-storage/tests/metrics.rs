@@ -2,9 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod common;
-
-use std::io::Write;
-use std::process::{Command, Stdio};
+#[path = "../../grid-listen/tests/clients/promtool.rs"]
+mod promtool;
 
 use common::start;
 use reqwest::StatusCode;
@@ -29,21 +28,5 @@ async fn promtool_finds_nothing_wrong() {
     }
     server.stop().await;
 
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics", "--extended"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).unwrap();
-    drop(stdin);
-    let done = promtool.wait_with_output().unwrap();
-    let found = String::from_utf8_lossy(&done.stderr);
-    // Problems that only cost style are told, and another exit code.
-    assert!(done.status.success() && found.is_empty(), "{found}\n{text}");
-    // It read what was meant: the table of `--extended` has a line per metric.
-    let table = String::from_utf8_lossy(&done.stdout);
-    assert!(table.contains("grid_storage_requests_total"), "{table}");
+    promtool::check(&text, "grid_storage_requests_total");
 }

@@ -1,6 +1,7 @@
 //! Processes that are measured from outside: what they use, by `/proc`, and their end.
 
-use std::process::Child;
+use std::io::BufReader;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process, setrlimit};
@@ -140,6 +141,19 @@ pub(crate) struct Guarded(Option<Child>);
 impl Guarded {
     pub(crate) fn new(child: Child) -> Self {
         Self(Some(child))
+    }
+
+    /// This program again, with arguments that are given to it, and with pipes to talk by.
+    pub(crate) fn own(
+        arguments: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<(Self, ChildStdin, BufReader<ChildStdout>)> {
+        let mut child = arguments(&mut Command::new(std::env::current_exe()?))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let input = child.stdin.take().ok_or("a child without an input")?;
+        let output = child.stdout.take().ok_or("a child without an output")?;
+        Ok((Self::new(child), input, BufReader::new(output)))
     }
 
     /// The child.

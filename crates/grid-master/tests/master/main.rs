@@ -15,5 +15,7 @@ mod fuzzing;
 mod lifecycle;
 mod logs;
 mod metrics;
+#[path = "../../../grid-listen/tests/clients/promtool.rs"]
+mod promtool;
 mod real_agent;
 mod support;

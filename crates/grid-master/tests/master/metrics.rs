@@ -1,13 +1,11 @@
 //! The metrics, as Prometheus' own tool reads them.
 
-use std::{
-    io::Write,
-    process::{Command, Stdio},
-};
-
 use serde_json::json;
 
-use crate::support::{Agent, Grid};
+use crate::{
+    promtool,
+    support::{Agent, Grid},
+};
 
 #[tokio::test]
 async fn promtool_finds_nothing_wrong() {
@@ -38,22 +36,6 @@ async fn promtool_finds_nothing_wrong() {
     }
     drop(follower);
 
-    let mut promtool = Command::new("promtool")
-        .args(["check", "metrics", "--extended"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = promtool.stdin.take().unwrap();
-    stdin.write_all(text.as_bytes()).unwrap();
-    drop(stdin);
-    let done = promtool.wait_with_output().unwrap();
-    let found = String::from_utf8_lossy(&done.stderr);
-    // Problems that only cost style are told, and another exit code.
-    assert!(done.status.success() && found.is_empty(), "{found}\n{text}");
-    // It read what was meant: the table of `--extended` has a line per metric.
-    let table = String::from_utf8_lossy(&done.stdout);
-    assert!(table.contains("grid_master_requests_total"), "{table}");
+    promtool::check(text, "grid_master_requests_total");
     grid.end().await;
 }

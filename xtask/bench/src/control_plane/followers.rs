@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -189,16 +189,10 @@ pub(crate) struct Followers {
 impl Followers {
     /// Starts them; all follow when this returns.
     pub(crate) fn start(count: usize, master: SocketAddr, token: &str) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["followers", "--master", &master.to_string()])
-            .args(["--count", &count.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut input = child.stdin.take().ok_or("a child without an input")?;
-        let output = child.stdout.take().ok_or("a child without an output")?;
-        let child = Guarded::new(child);
-        let mut output = BufReader::new(output);
+        let (child, mut input, mut output) = Guarded::own(|it| {
+            it.args(["followers", "--master", &master.to_string()])
+                .args(["--count", &count.to_string()])
+        })?;
         writeln!(input, "{token}")?;
         let mut line = String::new();
         output.read_line(&mut line)?;

@@ -1,10 +1,10 @@
 //! Simulated agents: the real agent over a platform in memory, many in one process.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::ChildStdin;
 use std::sync::Arc;
 
 use grid_platform_testing::World;
@@ -91,19 +91,14 @@ pub(crate) struct Simulator {
 impl Simulator {
     /// Starts the process; its agents wait for [`go`](Self::go).
     pub(crate) fn start(agents: Range<usize>, master: SocketAddr, dir: &Path) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["agents", "--master", &master.to_string(), "--dir"])
-            .arg(dir)
-            .args(["--first", &agents.start.to_string()])
-            .args(["--count", &agents.len().to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let input = child.stdin.take().ok_or("a child without an input")?;
-        let output = child.stdout.take().ok_or("a child without an output")?;
-        let child = Guarded::new(child);
+        let (child, input, mut output) = Guarded::own(|it| {
+            it.args(["agents", "--master", &master.to_string(), "--dir"])
+                .arg(dir)
+                .args(["--first", &agents.start.to_string()])
+                .args(["--count", &agents.len().to_string()])
+        })?;
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
+        output.read_line(&mut line)?;
         if line.trim() != "ready" {
             return Err("a process of simulated agents did not start".into());
         }

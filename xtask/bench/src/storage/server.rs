@@ -1,9 +1,9 @@
 //! The storage server as a process of its own, so that its memory is its own.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 use grid_storage::StorageConfig;
@@ -50,17 +50,10 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one in a new data directory; it can be used when this returns.
     pub(crate) fn start(data: &Path) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["storage-server", "--data"])
-            .arg(data)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let input = child.stdin.take().ok_or("a child without an input")?;
-        let output = child.stdout.take().ok_or("a child without an output")?;
-        let child = Guarded::new(child);
+        let (child, input, mut output) =
+            Guarded::own(|it| it.args(["storage-server", "--data"]).arg(data))?;
         let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
+        output.read_line(&mut line)?;
         let address = line.trim().parse()?;
         // The address answers before the store is open.
         let mut connection = Connection::open(address)?;
