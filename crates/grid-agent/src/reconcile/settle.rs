@@ -130,7 +130,12 @@ async fn act(
     let result = match (action, &entry.wish.want) {
         (Action::Leave | Action::Note, _) => return settled(action, Ok(before), Ok(())),
         (Action::Spawn, Want::Running(config)) => {
-            match platform.spawn_node(with_ports(config, &entry.ports)).await {
+            let spawned = match &before {
+                // Its ports are its own: one that is taken now is taken by nobody who may have it.
+                Some(_) => platform.spawn_node(with_ports(config, &entry.ports)).await,
+                None => spawn_anew(platform.as_ref(), config, &entry.ports, &keep_ports).await,
+            };
+            match spawned {
                 Ok(node) => return settled(action, Ok(Some(node)), Ok(())),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     // A spawn of an earlier wish that was dropped may have come to its end in the meantime.
@@ -140,7 +145,7 @@ async fn act(
                     };
                     match before {
                         Ok(Some(before)) => {
-                            update(platform.as_ref(), config, &entry.ports, before, keep_ports)
+                            update(platform.as_ref(), config, &entry.ports, before, &keep_ports)
                                 .await
                         }
                         Ok(None) => Err(error),
@@ -168,9 +173,9 @@ async fn update(
     config: &SpawnConfig,
     known: &BTreeMap<String, u16>,
     before: SpawnedNode,
-    keep_ports: mpsc::Sender<KeepPorts>,
+    keep_ports: &mpsc::Sender<KeepPorts>,
 ) -> Result<()> {
-    let node_id = config.node_id.clone();
+    let node_id = &config.node_id;
     let open = config.ports.iter().filter(|(_, port)| **port == 0);
     let ports: BTreeMap<_, _> = open
         .filter_map(|(name, _)| {
@@ -179,20 +184,49 @@ async fn update(
         })
         .collect();
     if !ports.is_empty() {
-        let (kept, told) = oneshot::channel();
-        let request = KeepPorts {
-            node_id: node_id.clone(),
-            ports: ports.clone(),
-            kept,
-        };
-        let ended = || Error::new(ErrorKind::Superseded, "the agent is ending");
-        keep_ports.send(request).await.map_err(|_| ended())?;
-        told.await.map_err(|_| ended())??;
+        keep(keep_ports, node_id, ports.clone()).await?;
     }
-    platform.stop_node(&node_id).await?;
-    platform.remove_node(&node_id, DataPolicy::Keep).await?;
-    platform.spawn_node(with_ports(config, &ports)).await?;
+    platform.stop_node(node_id).await?;
+    platform.remove_node(node_id, DataPolicy::Keep).await?;
+    spawn_anew(platform, config, &ports, keep_ports).await?;
     Ok(())
+}
+
+/// Spawns a node that has no record, on the ports that it had.
+///
+/// While it had no record they were nobody's, and another node may have been given one. The request left it open: then
+/// a node that runs on another port is what was asked for, and one that waits for that port for good is not.
+async fn spawn_anew(
+    platform: &dyn Platform,
+    config: &SpawnConfig,
+    had: &BTreeMap<String, u16>,
+    keep_ports: &mpsc::Sender<KeepPorts>,
+) -> Result<SpawnedNode> {
+    match platform.spawn_node(with_ports(config, had)).await {
+        Err(error) if error.kind() == ErrorKind::PortInUse && !had.is_empty() => {
+            // On disk first, so that the node that comes to be is the one that is asked for later on.
+            keep(keep_ports, &config.node_id, BTreeMap::new()).await?;
+            platform.spawn_node(config.clone()).await
+        }
+        result => result,
+    }
+}
+
+/// Has the ports of a node kept on disk; returns when they are.
+async fn keep(
+    keep_ports: &mpsc::Sender<KeepPorts>,
+    node_id: &NodeId,
+    ports: BTreeMap<String, u16>,
+) -> Result<()> {
+    let (kept, told) = oneshot::channel();
+    let request = KeepPorts {
+        node_id: node_id.clone(),
+        ports,
+        kept,
+    };
+    let ended = || Error::new(ErrorKind::Superseded, "the agent is ending");
+    keep_ports.send(request).await.map_err(|_| ended())?;
+    told.await.map_err(|_| ended())?
 }
 
 /// The request with the ports that it leaves open filled in where they are known.
@@ -335,6 +369,78 @@ mod tests {
                 assert_ne!(new.uid, old.uid);
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_whose_port_was_given_away_in_between_ends_on_another_one() {
+        // Taken at the first try, and at the try after an agent was killed behind the remove.
+        for killed in [false, true] {
+            let world = World::new();
+            let platform: Arc<dyn Platform> = Arc::new(world.open());
+            let old = platform.spawn_node(config()).await.unwrap();
+            let mut changed = config();
+            changed.stop.grace = Duration::from_secs(3);
+            let mut entry = entry(changed);
+            let takes = |port: u16| {
+                SpawnConfig::builder("n2", Program::binary("memory:server", [""; 0]))
+                    .port(port)
+                    .build()
+                    .unwrap()
+            };
+            let asked: Arc<dyn Platform> = if killed {
+                entry.ports = old.ports.clone();
+                platform
+                    .remove_node(&old.node_id, DataPolicy::Keep)
+                    .await
+                    .unwrap();
+                platform.spawn_node(takes(old.ports["main"])).await.unwrap();
+                Arc::clone(&platform)
+            } else {
+                let faults = Faults::new(Arc::new(world.open()), 1);
+                // The first spawn finds the conflict; the second one is the update's.
+                let taken = Fault::before(ErrorKind::PortInUse).on("spawn_node");
+                faults.add(taken.skip(1).times(1));
+                Arc::new(faults)
+            };
+            let (keep, mut kept) = mpsc::channel::<KeepPorts>(1);
+            let answer = async {
+                let mut last = None;
+                while let Some(request) = kept.recv().await {
+                    last = Some(request.ports);
+                    request.kept.send(Ok(())).unwrap();
+                }
+                last
+            };
+            let (settled, last) = tokio::join!(settle(asked, entry, keep), answer);
+            assert!(settled.failure().is_none(), "{settled:?}");
+            assert_eq!(last, Some(BTreeMap::new()), "the port is no longer its own");
+            let new = platform.get_node_status(&old.node_id).await.unwrap();
+            assert!(new.state.is_running());
+            assert_eq!(new.ports.len(), 1);
+            if killed {
+                assert_ne!(new.ports, old.ports);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_has_a_record_keeps_its_port_and_says_that_it_is_taken() {
+        let world = World::new();
+        let platform: Arc<dyn Platform> = Arc::new(world.open());
+        let old = platform.spawn_node(config()).await.unwrap();
+        platform.stop_node(&old.node_id).await.unwrap();
+        let faults = Faults::new(Arc::new(world.open()), 1);
+        faults.add(
+            Fault::before(ErrorKind::PortInUse)
+                .on("spawn_node")
+                .times(1),
+        );
+        let (keep, _kept) = mpsc::channel::<KeepPorts>(1);
+        let settled = settle(Arc::new(faults), entry(config()), keep).await;
+        let (error, last) = settled.failure().unwrap();
+        assert_eq!((error.kind(), last), (ErrorKind::PortInUse, true));
+        let node = platform.get_node_status(&old.node_id).await.unwrap();
+        assert_eq!((node.ports, node.uid), (old.ports, old.uid));
     }
 
     #[test]
