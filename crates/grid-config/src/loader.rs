@@ -110,6 +110,12 @@ impl Loader {
             Some(path) => read_file(path, &mut sources)?,
             None => Dict::new(),
         };
+        // The file has to make sense alone: a value above it would hide a section that is none.
+        let alone =
+            Figment::from(Serialized::defaults(T::default())).merge(Serialized::defaults(&file));
+        alone
+            .extract::<T>()
+            .map_err(|error| explain::explain(&error, &sources, self.prefix.as_deref()))?;
         let mut leaves = self.environment_leaves()?;
         leaves.extend(self.flags.iter().cloned());
         for leaf in &leaves {
@@ -117,8 +123,7 @@ impl Loader {
         }
         let mut retyped = vec![false; leaves.len()];
         loop {
-            let mut figment = Figment::from(Serialized::defaults(T::default()))
-                .merge(Serialized::defaults(&file));
+            let mut figment = alone.clone();
             for leaf in &leaves {
                 figment = figment.merge(Serialized::defaults(nest(&leaf.path, &leaf.value)));
             }

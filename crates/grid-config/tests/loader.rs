@@ -238,12 +238,19 @@ fn errors_name_key_place_and_mend() {
         "error: `a.toml` line 2 is not TOML: string values must be quoted, expected literal string\n\
          hint: Texts are written in quotes, and a section as `[section]` on a line of its own.\n",
     );
-    check(
-        "agent = 3",
-        &[],
-        None,
-        "error: `agent` in `a.toml` line 1 is the number 3, not a section\nhint: Set it to a section.\n",
-    );
+    // Also where a flag or a variable has a value of its own in that section.
+    for (variables, max) in [
+        (&[] as Variables<'_>, None),
+        (&[], Some("3")),
+        (&[("PLATFORM", "process")], None),
+    ] {
+        check(
+            "agent = 3",
+            variables,
+            max,
+            "error: `agent` in `a.toml` line 1 is the number 3, not a section\nhint: Set it to a section.\n",
+        );
+    }
 }
 
 #[test]
