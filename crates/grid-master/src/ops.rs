@@ -449,7 +449,7 @@ fn choose<'a>(
             let named = row.into_iter().map(|row| (row, tx.book.load(named)));
             scheduler::place(named.map(candidate), &request)?
         }
-        None => scheduler::place(tx.book.agents_and_loads().map(candidate), &request)?,
+        None => scheduler::place(tx.book.by_standing().map(candidate), &request)?,
     };
     match tx.book.agents.get(chosen) {
         Some(row) => Ok(row),

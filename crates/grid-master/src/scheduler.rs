@@ -124,8 +124,50 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Chooses the agent: of those that can take the node the one with the smallest part of its places taken, then the
-/// one with the most free memory, then the first by name.
+/// Where an agent stands among those that a new node may go to: first the one with the smallest part of its places
+/// taken, then the one with the most free memory, then the first by name.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// Nodes it has, tombstones included.
+    pub(crate) nodes: usize,
+    /// How many it may have; 0 is no limit.
+    pub(crate) max_storage_nodes: u32,
+    /// MiB.
+    pub(crate) free_mb: u64,
+    pub(crate) id: String,
+}
+
+impl Ord for Standing {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Parts of places taken, compared as fractions; without a limit a place is as good as one of very many.
+        let places = |it: &Self| match it.max_storage_nodes {
+            0 => u128::from(u32::MAX),
+            max => u128::from(max),
+        };
+        let taken = self.nodes as u128 * places(other);
+        taken
+            .cmp(&(other.nodes as u128 * places(self)))
+            .then_with(|| other.free_mb.cmp(&self.free_mb))
+            .then_with(|| self.id.cmp(&other.id))
+    }
+}
+
+impl PartialOrd for Standing {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Standing {}
+
+/// Chooses the agent: the first that can take the node. The candidates come in the order of their [`Standing`], so that
+/// those behind the chosen one cost nothing.
 ///
 /// # Errors
 /// `NotFound` for a named agent that does not exist; else why each agent does not take it, with the kind of the
@@ -134,7 +176,6 @@ pub(crate) fn place<'a>(
     candidates: impl IntoIterator<Item = Candidate<'a>>,
     request: &Request<'_>,
 ) -> Result<&'a str, Error> {
-    let mut best: Option<Candidate<'a>> = None;
     let mut refusals: Vec<(&'a str, Refusal)> = Vec::new();
     for candidate in candidates {
         if request.agent.is_some_and(|named| named != candidate.id) {
@@ -142,15 +183,11 @@ pub(crate) fn place<'a>(
         }
         match refuse(&candidate, request) {
             Some(refusal) => refusals.push((candidate.id, refusal)),
-            None => match &best {
-                Some(before) if spread(before, &candidate).is_le() => {}
-                _ => best = Some(candidate),
-            },
+            None => return Ok(candidate.id),
         }
     }
-    match (best, request.agent) {
-        (Some(chosen), _) => Ok(chosen.id),
-        (None, Some(named)) if refusals.is_empty() => Err(Error::new(
+    match request.agent {
+        Some(named) if refusals.is_empty() => Err(Error::new(
             ErrorKind::NotFound,
             format!(
                 "there is no agent `{}`",
@@ -158,7 +195,10 @@ pub(crate) fn place<'a>(
             ),
         )
         .with_hint("`grid agents` lists the agents; one is known once it has connected.")),
-        (None, _) => Err(nobody(&refusals)),
+        _ => {
+            refusals.sort_by_key(|(agent, _)| *agent);
+            Err(nobody(&refusals))
+        }
     }
 }
 
@@ -266,21 +306,6 @@ fn unsupported(agent: &Candidate<'_>, request: &Request<'_>) -> Option<Refusal> 
     .map(|(.., what)| Refusal::Unsupported(what))
 }
 
-/// `Less`: `a` goes first.
-fn spread(a: &Candidate<'_>, b: &Candidate<'_>) -> Ordering {
-    // Parts of places taken, compared as fractions; without a limit a place is as good as one of very many.
-    let places = |c: &Candidate<'_>| match c.max_storage_nodes {
-        0 => u128::from(u32::MAX),
-        max => u128::from(max),
-    };
-    let (taken_a, taken_b) = (a.nodes as u128 * places(b), b.nodes as u128 * places(a));
-    let free = |c: &Candidate<'_>| c.memory_mb.saturating_sub(c.memory_used_mb);
-    taken_a
-        .cmp(&taken_b)
-        .then_with(|| free(b).cmp(&free(a)))
-        .then_with(|| a.id.cmp(b.id))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, option::of, prelude::*};
@@ -335,8 +360,19 @@ mod tests {
         }
     }
 
+    fn standing(agent: &Agent) -> Standing {
+        Standing {
+            nodes: agent.nodes,
+            max_storage_nodes: agent.max,
+            free_mb: agent.memory.0.saturating_sub(agent.memory.1),
+            id: agent.id.to_owned(),
+        }
+    }
+
     fn run(agents: &[Agent], request: &Request<'_>) -> Result<String, String> {
-        let candidates = agents.iter().map(|a| Candidate {
+        let mut agents: Vec<&Agent> = agents.iter().collect();
+        agents.sort_by_key(|it| standing(it));
+        let candidates = agents.into_iter().map(|a| Candidate {
             id: a.id,
             ready: a.ready,
             cordoned: a.cordoned,

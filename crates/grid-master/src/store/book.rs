@@ -8,6 +8,7 @@ use std::{
 use grid_platform_api::NodeId;
 
 use super::row::{AgentRow, NodeRow, RequestRow, SeenRow, TokenRow};
+use crate::scheduler::Standing;
 
 /// One change of one row.
 #[derive(Clone, Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Book {
     pub(crate) requests: HashMap<String, Arc<RequestRow>>,
     /// By agent; kept in step with `nodes`.
     pub(super) loads: BTreeMap<String, Load>,
+    /// Every agent, in the order in which they are asked for a new node; kept in step with `agents` and `loads`.
+    pub(super) standings: BTreeSet<Standing>,
 }
 
 impl Book {
@@ -63,14 +66,11 @@ impl Book {
         self.loads.get(agent)
     }
 
-    /// Every agent with what it has, by one walk over both: for each new node all are looked at.
-    pub(crate) fn agents_and_loads(&self) -> impl Iterator<Item = (&Arc<AgentRow>, Option<&Load>)> {
-        let mut loads = self.loads.iter().peekable();
-        self.agents.iter().map(move |(id, row)| {
-            while loads.next_if(|(name, _)| *name < id).is_some() {}
-            let load = loads.next_if(|(name, _)| *name == id);
-            (row, load.map(|(_, load)| load))
-        })
+    /// Every agent with what it has, in the order in which they are asked for a new node.
+    pub(crate) fn by_standing(&self) -> impl Iterator<Item = (&Arc<AgentRow>, Option<&Load>)> {
+        self.standings
+            .iter()
+            .filter_map(|it| Some((self.agents.get(&it.id)?, self.loads.get(&it.id))))
     }
 
     /// Whether this store, and no other copy of it, was at the revision that somebody heard under the name.
@@ -87,30 +87,22 @@ impl Book {
             Delta::Node(id, row, revision) => {
                 self.revision = self.revision.max(*revision);
                 let old = match row {
-                    Some(row) => {
-                        self.count(row, true);
-                        self.nodes.insert(id.clone(), row.clone())
-                    }
+                    Some(row) => self.nodes.insert(id.clone(), row.clone()),
                     None => self.nodes.remove(id),
                 };
                 if let Some(old) = old {
                     self.count(&old, false);
-                    // The set was emptied of an id that the new row has too.
-                    if let Some(row) = row {
-                        self.loads
-                            .entry(row.agent.clone())
-                            .or_default()
-                            .nodes
-                            .insert(id.clone());
-                    }
+                }
+                if let Some(row) = row {
+                    self.count(row, true);
                 }
             }
-            Delta::Agent(id, Some(row)) => {
-                self.agents.insert(id.clone(), row.clone());
-            }
-            Delta::Agent(id, None) => {
-                self.agents.remove(id);
-            }
+            Delta::Agent(id, row) => self.stand_anew(id, |book| {
+                match row {
+                    Some(row) => book.agents.insert(id.clone(), row.clone()),
+                    None => book.agents.remove(id),
+                };
+            }),
             Delta::Token(id, row) => replace(&mut self.tokens, id, row),
             Delta::Request(key, row) => replace(&mut self.requests, key, row),
             Delta::Seen(..) => {}
@@ -129,14 +121,41 @@ impl Book {
 
     fn count(&mut self, row: &NodeRow, add: bool) {
         let memory = row.spec.as_ref().and_then(|s| s.memory_limit_mb);
-        let load = self.loads.entry(row.agent.clone()).or_default();
-        if add {
-            load.nodes.insert(row.id.clone());
-            load.memory_mb += memory.unwrap_or(0);
-        } else {
-            load.nodes.remove(&row.id);
-            load.memory_mb = load.memory_mb.saturating_sub(memory.unwrap_or(0));
+        self.stand_anew(&row.agent, |book| {
+            let load = book.loads.entry(row.agent.clone()).or_default();
+            if add {
+                load.nodes.insert(row.id.clone());
+                load.memory_mb += memory.unwrap_or(0);
+            } else {
+                load.nodes.remove(&row.id);
+                load.memory_mb = load.memory_mb.saturating_sub(memory.unwrap_or(0));
+            }
+        });
+    }
+
+    /// Makes a change that may move an agent among the others.
+    fn stand_anew(&mut self, agent: &str, change: impl FnOnce(&mut Self)) {
+        let before = self.standing(agent);
+        change(self);
+        let after = self.standing(agent);
+        if before != after {
+            before.iter().for_each(|it| {
+                self.standings.remove(it);
+            });
+            self.standings.extend(after);
         }
+    }
+
+    fn standing(&self, agent: &str) -> Option<Standing> {
+        let row = self.agents.get(agent)?;
+        let load = self.loads.get(agent);
+        let used = load.map_or(0, |it| it.memory_mb);
+        Some(Standing {
+            nodes: load.map_or(0, |it| it.nodes.len()),
+            max_storage_nodes: row.info.max_storage_nodes,
+            free_mb: row.info.memory_mb.saturating_sub(used),
+            id: row.id.clone(),
+        })
     }
 }
 
@@ -301,10 +320,37 @@ mod tests {
         }
         let deltas = tx.into_deltas();
         deltas.iter().for_each(|d| book.apply(d));
-        let all: Vec<_> = book
-            .agents_and_loads()
-            .map(|(row, load)| (row.id.as_str(), load.map_or(0, |it| it.nodes.len())))
-            .collect();
-        assert_eq!(all, [("a", 1), ("b", 0), ("c", 2)]);
+        let order = |book: &Book| -> Vec<_> {
+            let all = book.by_standing();
+            all.map(|(row, load)| (row.id.clone(), load.map_or(0, |it| it.nodes.len())))
+                .collect()
+        };
+        let of = |all: &[(&str, usize)]| -> Vec<_> {
+            all.iter()
+                .map(|(id, nodes)| ((*id).to_owned(), *nodes))
+                .collect()
+        };
+        assert_eq!(order(&book), of(&[("b", 0), ("a", 1), ("c", 2)]));
+        // Nodes come, go and move to another agent; agents go and come back, and may have more.
+        let mut change = |f: &dyn Fn(&mut Tx<'_>)| {
+            let mut tx = Tx::new(&book);
+            f(&mut tx);
+            let deltas = tx.into_deltas();
+            deltas.iter().for_each(|d| book.apply(d));
+            order(&book)
+        };
+        let moved = change(&|tx| {
+            tx.put_node(row("n3", "b", None));
+            tx.delete_node(&NodeId::new("n4").unwrap());
+        });
+        assert_eq!(moved, of(&[("c", 0), ("a", 1), ("b", 1)]));
+        let without = change(&|tx| tx.delete_agent("a"));
+        assert_eq!(without, of(&[("c", 0), ("b", 1)]));
+        let again = change(&|tx| {
+            let mut roomy = agent("a");
+            roomy.info.memory_mb = 100;
+            tx.put_agent(roomy);
+        });
+        assert_eq!(again, of(&[("c", 0), ("a", 1), ("b", 1)]));
     }
 }
