@@ -210,15 +210,8 @@ async fn platform(settings: &Settings) -> Vec<Check> {
 
 async fn token(settings: &Settings) -> Option<Check> {
     let path = settings.agent.token_file.as_ref()?;
-    let found = match tokio::fs::read_to_string(path).await {
-        Ok(text) if !text.trim().is_empty() => Ok(format!("`{}` holds one", path.display())),
-        Ok(_) => Err(format!("`{}` is empty", path.display())),
-        Err(error) => Err(format!("`{}` cannot be read: {error}", path.display())),
-    };
-    let found = found.map_err(|message| {
-        Error::new(ErrorKind::InvalidConfig, message)
-            .with_hint("Set `agent.token_file` to a token of the master, such as `tokens/agent` in its state directory.")
-    });
+    let found = crate::token::read(path).await;
+    let found = found.map(|_| format!("`{}` holds one", path.display()));
     Some(check("token", found))
 }
 

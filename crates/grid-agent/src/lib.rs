@@ -14,6 +14,7 @@ mod reconcile;
 mod settings;
 mod state;
 mod stop;
+mod token;
 
 pub use agent::{run, run_with};
 pub use doctor::doctor;

@@ -87,17 +87,17 @@ async fn token(link: &Link) -> Result<Token> {
     let Some(path) = &link.token_file else {
         return Ok(None);
     };
-    let fault = |message: String| {
-        Error::new(ErrorKind::PermissionDenied, message)
-            .with_retryable(true)
-            .with_hint("Set `agent.token_file` to the file with this agent's token; a master makes one in its state directory as `tokens/agent`.")
-    };
     // Read for each session, so that a new token needs no restart.
-    let text = tokio::fs::read_to_string(path).await.map_err(|e| {
-        fault(format!("cannot read the token file `{}`", path.display())).with_source(e)
+    let text = crate::token::read(path).await?;
+    let value = MetadataValue::try_from(format!("Bearer {text}"));
+    let mut value = value.map_err(|_| {
+        Error::new(
+            ErrorKind::PermissionDenied,
+            format!("`{}` holds no token", path.display()),
+        )
+        .with_retryable(true)
+        .with_hint("Set `agent.token_file` to the file with this agent's token.")
     })?;
-    let value = MetadataValue::try_from(format!("Bearer {}", text.trim()));
-    let mut value = value.map_err(|_| fault(format!("`{}` holds no token", path.display())))?;
     value.set_sensitive(true);
     Ok(Some(value))
 }
