@@ -6,13 +6,17 @@ use std::time::Duration;
 use grid_client::{Class, Client, LogQuery, LogRecord};
 use grid_platform_api::{ErrorKind, NodeId};
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::platform::Ground;
 use crate::report::Logs;
 
 /// How soon a log that broke off is asked for again.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How long bytes that were given up may still lie in the file: a platform makes it durable first that they are, and
+/// gives them back then.
+const GIVEN_BACK: Duration = Duration::from_secs(2);
 
 /// What was read of one incarnation's log.
 #[derive(Debug, Default)]
@@ -139,26 +143,37 @@ impl Follower {
     }
 
     /// What was left out must be gone: looked at now, as more of the log goes with time.
-    fn look_at_beginning(&self, state: &mut State) -> Result<(), String> {
+    async fn look_at_beginning(&self, state: &mut State) -> Result<(), String> {
         let Some((uid, to)) = state.begun.take() else {
             return Ok(());
         };
-        let is_its = || {
-            let records = self.ground.records();
-            records.is_ok_and(|it| it.nodes.get(self.id.as_str()) == Some(&uid))
-        };
-        // Its node may go meanwhile, and the log with it.
-        let log = is_its().then(|| self.ground.log(&self.id));
-        if let Some(Ok(log)) = log.filter(|_| is_its()) {
-            let first = first_line(&log) as u64;
-            if to > first {
+        let until = Instant::now() + GIVEN_BACK;
+        loop {
+            let Some(first) = self.first_kept(&uid) else {
+                // Its node went meanwhile, and the log with it.
+                return Ok(());
+            };
+            if to <= first {
+                state.counts.beginnings += 1;
+                return Ok(());
+            }
+            if Instant::now() >= until {
                 return Err(format!(
                     "it is told from {to} on, and the lines from {first} on are there"
                 ));
             }
-            state.counts.beginnings += 1;
+            sleep(Duration::from_millis(5)).await;
         }
-        Ok(())
+    }
+
+    /// Where the first whole line begins that is kept of the log of that incarnation.
+    fn first_kept(&self, uid: &str) -> Option<u64> {
+        let is_its = || {
+            let records = self.ground.records();
+            records.is_ok_and(|it| it.nodes.get(self.id.as_str()).is_some_and(|it| it == uid))
+        };
+        let log = is_its().then(|| self.ground.log(&self.id))?.ok()?;
+        is_its().then(|| first_line(&log) as u64)
     }
 
     async fn read(&self, client: &Client, cursor: &mut String) -> Over {
@@ -180,10 +195,10 @@ impl Follower {
                 Ok(Some(LogRecord::Error { error })) => return over(&error.into()),
                 Ok(Some(record)) => {
                     let mut state = self.state.lock().await;
-                    let taken = state.take(&record).and_then(|behind| {
-                        self.look_at_beginning(&mut state)?;
-                        Ok(behind)
-                    });
+                    let taken = match state.take(&record) {
+                        Ok(behind) => self.look_at_beginning(&mut state).await.map(|()| behind),
+                        Err(words) => Err(words),
+                    };
                     match taken {
                         Ok(behind) => *cursor = behind,
                         Err(words) => {

@@ -353,8 +353,8 @@ impl<'a> Run<'a> {
 
     /// What followers have read must be what the log holds, once they had time to read it.
     async fn compare_logs(&mut self) -> Result<()> {
-        let until = Instant::now() + CATCH_UP;
         for follower in &self.followers {
+            let until = Instant::now() + CATCH_UP;
             // A log that grows on is never read to its end: what it held at first is.
             let mut goal = None;
             loop {
