@@ -327,10 +327,14 @@ fn restart(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result
     dir.write_intent(&intent)?;
     start_or_fail(inner, node, intent, ready::trial(config.ready)).inspect_err(|e| {
         if e.kind() != ErrorKind::SpawnFailed {
-            let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());
-            give_up_start(inner, node, failure);
+            give_up_start(inner, node, refused_start(e));
         }
     })
+}
+
+/// Why a node was not started that nothing is wrong with, with what is beneath it: a full disk is not found by "cannot write".
+pub(crate) fn refused_start(error: &Error) -> Failure {
+    Failure::new(FailureReason::PlatformRefused, error.copied().to_string())
 }
 
 /// Starts the shim, with its first run on trial or not; a node whose program or user is not there fails as if the shim had found it.

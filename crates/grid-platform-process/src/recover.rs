@@ -131,10 +131,9 @@ pub(crate) fn start_again(inner: &Arc<Inner>, node: &Arc<Node>, restarts: u64) {
         lifecycle::start_or_fail(inner, node, intent, None)
     };
     if let Err(e) = start() {
-        tracing::warn!(node = %node.id, error = %e, "a node cannot be started again");
+        tracing::warn!(node = %node.id, error = %e.copied(), "a node cannot be started again");
         if node.shown().state.failure().is_none() {
-            let failure = Failure::new(FailureReason::PlatformRefused, e.to_string());
-            lifecycle::give_up_start(inner, node, failure);
+            lifecycle::give_up_start(inner, node, lifecycle::refused_start(&e));
         }
     }
 }

@@ -6,7 +6,7 @@ use grid_platform_api::{DataPolicy, ErrorKind, Platform};
 use grid_platform_process::ProcessPlatform;
 
 use crate::{
-    common::{Place, SLEEP, census, clean, eventually, exists, id, parent, sh},
+    common::{Place, SLEEP, census, clean, eventually, exists, id, kill_9, parent, sh, wait_for},
     config, inner, names, run_inner, says,
 };
 
@@ -32,15 +32,27 @@ async fn full_disk() {
         .spawn_node(sh("a", SLEEP).build().unwrap())
         .await
         .unwrap();
+    let bereft = platform
+        .spawn_node(sh("c", SLEEP).build().unwrap())
+        .await
+        .unwrap();
     fill(&home.join("state/filler"));
     let error = platform
         .spawn_node(sh("b", SLEEP).build().unwrap())
         .await
         .unwrap_err();
     says(&error, ErrorKind::Exhausted, "", "space");
-    assert_eq!(names(&home.join("state/nodes")), ["sutra-grid-a"]);
+    let mut records = names(&home.join("state/nodes"));
+    records.sort();
+    assert_eq!(records, ["sutra-grid-a", "sutra-grid-c"]);
     assert!(!home.join("data/b").exists());
-    assert_eq!(platform.list_nodes().await.unwrap().len(), 1);
+    assert_eq!(platform.list_nodes().await.unwrap().len(), 2);
+    // A node whose supervisor is killed cannot be started again here, and says what for.
+    kill_9(parent(bereft.pid.unwrap()));
+    let bereft = wait_for(&platform, "c", |it| it.state.failure().is_some()).await;
+    let why = &bereft.state.failure().unwrap().message;
+    assert!(why.contains("No space left on device"), "{why}");
+    assert_eq!(census(bereft.uid.as_str()), [0; 0]);
     assert!(platform.is_node_alive(&id("a")).await.unwrap());
     // A stop is durable or refused; it is never half of it.
     if let Err(error) = platform.stop_node(&id("a")).await {
@@ -53,14 +65,14 @@ async fn full_disk() {
     // Opened again on the full disk, it still finds its node.
     drop(platform);
     let platform = ProcessPlatform::open(config(&home)).await.unwrap();
-    assert_eq!(platform.list_nodes().await.unwrap().len(), 1);
+    assert_eq!(platform.list_nodes().await.unwrap().len(), 2);
     fs::remove_file(home.join("state/filler")).unwrap();
     platform.stop_node(&id("a")).await.unwrap();
     assert_eq!(census(node.uid.as_str()), [0; 0]);
-    platform
-        .spawn_node(sh("b", SLEEP).build().unwrap())
-        .await
-        .unwrap();
+    for node in ["b", "c"] {
+        let config = sh(node, SLEEP).build().unwrap();
+        platform.spawn_node(config).await.unwrap();
+    }
     clean(&platform).await;
 }
 
