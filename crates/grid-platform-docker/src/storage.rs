@@ -1,0 +1,1 @@
+//! Data: whether agent and engine see one file system, and the directories of nodes where they do.
