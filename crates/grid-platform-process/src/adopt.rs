@@ -4,23 +4,23 @@ use std::{collections::BTreeMap, ffi::OsStr, os::fd::OwnedFd, sync::Arc};
 
 use futures::{StreamExt, stream};
 use grid_platform_api::{Error, ErrorKind, NodeId, NodeLocks, NodeUid, RestartMode, Result};
+use grid_platform_host::work::{Turns, blocking};
 use tokio::sync::watch;
 
 use crate::{
     cgroup::{self, Cgroups},
-    claim::Purpose,
     config::{CgroupMode, ProcessConfig},
-    data::{Kept, KeptData},
+    data::DataStore,
     error::{Context, error},
     install::Install,
     intent::Intent,
     launch::ShimFile,
-    lifecycle::{self, blocking, in_turn},
+    lifecycle::{self, in_turn},
     node::{Registry, Situation},
-    platform::{Inner, Turns},
+    platform::Inner,
     ports::PortBook,
     recover,
-    removal::{self, TRASH},
+    removal::TRASH,
     shared::record::{Record, State, Stored},
     store::{IntentRead, NodeDir},
     supervise::{self, Watched},
@@ -159,7 +159,7 @@ pub(crate) async fn open(
         .await;
     let finished = Arc::clone(&inner);
     blocking(move || {
-        finish_purges(&finished);
+        finished.data.finish_purges(&|| finished.used());
         Ok(())
     })
     .await?;
@@ -223,12 +223,12 @@ fn settle(inner: &Arc<Inner>, loaded: Loaded) -> Option<Start> {
 fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner, Vec<Loaded>)> {
     let install = Install::open(&config.state_dir)?;
     let shim = ShimFile::install(&install.dir, &config.state_dir)?;
-    let data = config.data_path.display();
-    std::fs::create_dir_all(&config.data_path).cannot(format!("make the data path `{data}`"))?;
+    let path = config.data_path.display();
+    std::fs::create_dir_all(&config.data_path).cannot(format!("make the data path `{path}`"))?;
     files::make_dir_at(&install.dir, "nodes", 0o711).cannot("make the directory of nodes")?;
     let nodes_dir =
         files::open_dir_at(&install.dir, "nodes").cannot("open the directory of nodes")?;
-    let kept = KeptData::open(&install.dir)?;
+    let data = DataStore::open(&install.dir, install.owner.clone(), config.places())?;
     let boot_id = proc::boot_id();
     let mut hall = Hall {
         install: &install,
@@ -279,12 +279,11 @@ fn prepare(config: ProcessConfig, closing: watch::Receiver<()>) -> Result<(Inner
         config,
         install,
         nodes_dir,
-        kept,
+        data: Arc::new(data),
         shim,
         locks: NodeLocks::new(),
         turns: Turns::default(),
         ports: Arc::new(PortBook::default()),
-        paths: Default::default(),
         cgroups,
         blocked,
         findings,
@@ -459,37 +458,6 @@ impl Hall<'_> {
             }
         }
         Err(error(ErrorKind::Internal, format!("cannot {what}")))
-    }
-}
-
-/// Goes on with deletions of data that were cut short.
-fn finish_purges(inner: &Arc<Inner>) {
-    let Ok(all) = inner.kept.all() else { return };
-    let used: Vec<_> = inner
-        .registry
-        .all()
-        .iter()
-        .map(|it| it.now().intent.data_path.clone())
-        .collect();
-    for kept in all.into_values().filter(|it| it.purge) {
-        // The node is still there: its removal was cut short before, and has to be asked for again.
-        let done = if used.contains(&kept.path) {
-            inner.kept.forget(&kept)
-        } else if used.iter().any(|it| it.starts_with(&kept.path)) {
-            // What came to lie in it meanwhile is not deleted with it.
-            inner.kept.put(&Kept {
-                purge: false,
-                ..kept.clone()
-            })
-        } else {
-            // Nor is what another node left in it.
-            inner
-                .claim_path(&kept.node_id, &kept.path, Purpose::Delete)
-                .and_then(|_claim| removal::finish_purge(inner, &kept))
-        };
-        if let Err(e) = done {
-            tracing::warn!(node = %kept.node_id, error = %e, "data whose deletion was asked for is still there");
-        }
     }
 }
 

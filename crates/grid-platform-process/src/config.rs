@@ -6,6 +6,8 @@ use std::{net::IpAddr, ops::RangeInclusive};
 
 #[cfg(target_os = "linux")]
 use grid_platform_api::{ErrorKind, Result};
+#[cfg(target_os = "linux")]
+use grid_platform_host::data::Places;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_os = "linux")]
@@ -135,6 +137,15 @@ impl ProcessConfig {
 
 #[cfg(target_os = "linux")]
 impl ProcessConfig {
+    /// Where data may be.
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            data_path: self.data_path.clone(),
+            roots: self.roots().into_iter().map(Path::to_owned).collect(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+
     pub(crate) fn ports(&self) -> RangeInclusive<u16> {
         self.port_range.0..=self.port_range.1
     }
@@ -143,7 +154,7 @@ impl ProcessConfig {
     pub(crate) fn host(&self, bind: IpAddr) -> String {
         match &self.advertise {
             Some(host) => host.clone(),
-            None => crate::health::reachable(bind).to_string(),
+            None => grid_platform_host::health::reachable(bind).to_string(),
         }
     }
 

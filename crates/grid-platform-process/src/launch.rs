@@ -22,7 +22,7 @@ use rustix::{
 
 use crate::{
     config::{Allow, ProcessConfig},
-    data::{Found, Marker, Site},
+    data::{Found, Marker},
     error::{Context, error},
     intent::Intent,
     node::Node,
@@ -114,7 +114,7 @@ pub(crate) fn start(
     let dir = inner.node_dir(&id)?;
     let lock = OwnedFd::from(dir.lock(&id)?);
     let account = account(&inner.config, &intent)?;
-    let site = Site::of(&inner.config, &intent.data_path)?;
+    let site = inner.data.site(&intent.data_path)?;
     let marker = Marker {
         owner: intent.owner.clone(),
         node_id: id.clone(),
@@ -281,7 +281,7 @@ pub(crate) fn data_failure(inner: &Inner, node: &Node, intent: &Intent) -> Resul
     if !began {
         return Ok(None);
     }
-    let site = Site::of(&inner.config, &intent.data_path)?;
+    let site = inner.data.site(&intent.data_path)?;
     let why = match site.check(&intent.owner, &node.id) {
         Ok(Found::Nothing) => "is gone",
         Ok(Found::Unmarked) if intent.data_marked => {

@@ -7,16 +7,10 @@ mod error;
 mod adopt;
 #[cfg(target_os = "linux")]
 mod cgroup;
-#[cfg(target_os = "linux")]
-mod claim;
-#[cfg(target_os = "linux")]
-mod data;
 #[cfg(not(target_os = "linux"))]
 mod elsewhere;
 #[cfg(target_os = "linux")]
 mod health;
-#[cfg(target_os = "linux")]
-mod install;
 #[cfg(target_os = "linux")]
 mod intent;
 #[cfg(target_os = "linux")]
@@ -29,8 +23,6 @@ mod logs;
 mod node;
 #[cfg(target_os = "linux")]
 mod platform;
-#[cfg(target_os = "linux")]
-mod ports;
 #[cfg(target_os = "linux")]
 mod probe;
 #[cfg(target_os = "linux")]
@@ -60,10 +52,13 @@ mod usage;
 #[cfg(target_os = "linux")]
 mod watch;
 
+#[cfg(target_os = "linux")]
+use grid_platform_host::{data, install, ports};
+
 pub use config::{Allow, CgroupMode, ProcessConfig};
 #[cfg(not(target_os = "linux"))]
 pub use elsewhere::{ProcessPlatform, accept_copied_state};
 #[cfg(target_os = "linux")]
-pub use install::accept_copied_state;
+pub use grid_platform_host::install::accept_copied_state;
 #[cfg(target_os = "linux")]
 pub use platform::ProcessPlatform;

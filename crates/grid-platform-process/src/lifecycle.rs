@@ -1,25 +1,25 @@
 //! Spawn and stop. What cannot be taken back half-way runs to its end in its node's turn, also when the
 //! call that began it is dropped; between two such steps a drop is what a crash is, and the next call mends it.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{
     Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
     SpawnConfig, SpawnedNode, Timestamp, fault,
 };
+use grid_platform_host::work::{Turn, blocking, detached};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     cgroup,
-    claim::Purpose,
-    data::{Found, Site},
+    data::{Found, Purpose},
     error::{Context, PLATFORM, error},
     install::random,
     intent::{self, Goal, Intent},
     launch,
     node::{Node, Situation},
-    platform::{Inner, Turn},
+    platform::Inner,
     ports, ready, recover,
     store::NodeDir,
     supervise::{self, Asked},
@@ -30,35 +30,6 @@ use crate::{
 
 /// How long after the last signal an end may take until it counts as unconfirmed.
 const KILL_LIMIT: Duration = Duration::from_secs(15);
-
-/// Runs what blocks on the disk beside the runtime's own threads, to its end.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    joined(tokio::task::spawn_blocking(work).await)
-}
-
-/// Runs to its end, also when the caller is dropped; not beyond the platform's.
-pub(crate) async fn detached<T: Send + 'static>(
-    inner: &Inner,
-    work: impl Future<Output = Result<T>> + Send + 'static,
-) -> Result<T> {
-    let mut closing = inner.closing.clone();
-    let task = tokio::spawn(async move {
-        tokio::select! {
-            biased;
-            _ = closing.changed() => Err(error(ErrorKind::Unavailable, "the platform was closed")),
-            result = work => result,
-        }
-    });
-    joined(task.await)
-}
-
-fn joined<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    result.unwrap_or_else(|e| {
-        Err(error(ErrorKind::Internal, "a step of the call did not end").with_source(e))
-    })
-}
 
 /// [`Platform::spawn_node`](grid_platform_api::Platform::spawn_node).
 pub(crate) async fn spawn(inner: &Arc<Inner>, config: SpawnConfig) -> Result<SpawnedNode> {
@@ -179,7 +150,7 @@ async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<Spawned
         // A stop was not confirmed: first things first.
         let (ending, ended) = (Arc::clone(&inner), Arc::clone(&node));
         let work = async move { finish(&ending, &ended, None).await.map(|()| turn) };
-        turn = detached(&inner, work).await?;
+        turn = detached(&inner.closing, work).await?;
     }
     let log_from = crate::logs::end(&inner, &node);
     let again = Arc::clone(&inner);
@@ -215,26 +186,14 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let uid = NodeUid::from_bytes(random()?);
     let path = match &config.storage_path {
         Some(path) => path.clone(),
-        None => inner.config.data_path.join(id.as_str()),
+        None => inner.data.usual(&id),
     };
-    let site = Site::of(&inner.config, &path)?;
+    let site = inner.data.site(&path)?;
     let path = site.path();
     let path_claim = inner.claim_path(&id, &path, Purpose::Make)?;
     let found = site.check(&inner.install.owner, &id)?;
     let was_there = found != Found::Nothing;
-    let data_marked = match found {
-        Found::Nothing => true,
-        Found::Unmarked => false,
-        // Anybody can copy a marker: only data that we remember, or at the node's usual place, is ours.
-        Found::Marked(_) | Found::Blank => {
-            path == inner.config.data_path.join(id.as_str())
-                || inner
-                    .kept
-                    .all()?
-                    .get(&path)
-                    .is_some_and(|it| it.node_id == id)
-        }
-    };
+    let data_marked = inner.data.is_ours(&id, &path, &found)?;
     let missing_parents = site.missing_parents();
     let intent = Intent {
         version: intent::VERSION,
@@ -389,7 +348,7 @@ pub(crate) async fn stop(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
         let turn = inner.turns.take(id).await;
         let node = inner.node(id)?;
         detached(
-            inner,
+            &inner.closing,
             end(Arc::clone(inner), node, Goal::Stopped, None, turn),
         )
         .await
@@ -412,7 +371,7 @@ pub(crate) async fn give_up(
     }
     let goal = Goal::Failed { failure };
     let work = end(Arc::clone(inner), Arc::clone(node), goal, grace_ms, turn);
-    detached(inner, work).await
+    detached(&inner.closing, work).await
 }
 
 /// Makes the goal durable, then ends what runs.

@@ -1,10 +1,10 @@
 //! The platform: who does what.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     os::fd::OwnedFd,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use grid_platform_api::{
@@ -12,13 +12,14 @@ use grid_platform_api::{
     NodeLocks, NodeUsage, Platform, PlatformInfo, RestartMode, Result, SpawnConfig, SpawnedNode,
     async_trait,
 };
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use grid_platform_host::work::{Turns, blocking};
+use tokio::sync::watch;
 
 use crate::{
     adopt::{self, Blocked, Finding},
     cgroup::Cgroups,
     config::ProcessConfig,
-    data::KeptData,
+    data::{DataStore, PathClaim, Purpose},
     error::{PLATFORM, named},
     install::Install,
     launch::ShimFile,
@@ -44,14 +45,13 @@ pub(crate) struct Inner {
     pub(crate) config: Arc<ProcessConfig>,
     pub(crate) install: Install,
     pub(crate) nodes_dir: OwnedFd,
-    pub(crate) kept: KeptData,
+    /// Where data is, and whose.
+    pub(crate) data: Arc<DataStore>,
     pub(crate) shim: ShimFile,
     pub(crate) registry: Arc<Registry>,
     pub(crate) locks: NodeLocks,
     pub(crate) turns: Turns,
     pub(crate) ports: Arc<PortBook>,
-    /// Data paths of nodes that are being made.
-    pub(crate) paths: Mutex<BTreeMap<NodeId, PathBuf>>,
     pub(crate) cgroups: Cgroups,
     /// Directories of our naming that are not ours to touch.
     pub(crate) blocked: BTreeMap<NodeId, Blocked>,
@@ -59,29 +59,6 @@ pub(crate) struct Inner {
     pub(crate) findings: Vec<Finding>,
     /// Changes (by its end) when the platform is dropped.
     pub(crate) closing: watch::Receiver<()>,
-}
-
-/// Whose turn it is at a node. It is held to the end of what cannot be taken back half-way, also when the call
-/// that began it is dropped.
-#[derive(Default)]
-pub(crate) struct Turns(Mutex<HashMap<NodeId, Arc<AsyncMutex<()>>>>);
-
-/// A turn.
-pub(crate) type Turn = tokio::sync::OwnedMutexGuard<()>;
-
-impl Turns {
-    /// Waits for the turn at a node.
-    pub(crate) async fn take(&self, id: &NodeId) -> Turn {
-        let turn = {
-            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Those that nobody holds or waits for are let go when the map would have to grow.
-            if turns.len() == turns.capacity() {
-                turns.retain(|_, it| Arc::strong_count(it) > 1);
-            }
-            Arc::clone(turns.entry(id.clone()).or_default())
-        };
-        turn.lock_owned().await
-    }
 }
 
 impl ProcessPlatform {
@@ -144,10 +121,24 @@ impl Inner {
         can
     }
 
-    /// Data paths of nodes that are being made.
-    pub(crate) fn paths(&self) -> MutexGuard<'_, BTreeMap<NodeId, PathBuf>> {
-        // The map is whole at every point where a panic could happen.
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The nodes that there are, each with its data path.
+    pub(crate) fn used(&self) -> Vec<(NodeId, PathBuf)> {
+        let nodes = self.registry.all();
+        let used = |it: &Arc<Node>| (it.id.clone(), it.now().intent.data_path.clone());
+        nodes.iter().map(used).collect()
+    }
+
+    /// Takes a data path for a node. Reads the disk.
+    ///
+    /// # Errors
+    /// `Conflict` when it meets the path of another node; `OwnedByOther` when it meets the data that another node left.
+    pub(crate) fn claim_path(
+        &self,
+        id: &NodeId,
+        path: &Path,
+        purpose: Purpose,
+    ) -> Result<PathClaim> {
+        self.data.claim(id, path, purpose, &|| self.used())
     }
 
     /// The node of that id.
@@ -194,7 +185,7 @@ impl Platform for ProcessPlatform {
     async fn probe(&self) -> Result<PlatformInfo> {
         // It asks disks that may be slow.
         let inner = Arc::clone(&self.inner);
-        let looked = lifecycle::blocking(move || Ok(probe::look(&inner))).await;
+        let looked = blocking(move || Ok(probe::look(&inner))).await;
         tag(looked, "probe", None)
     }
 

@@ -6,7 +6,7 @@ use grid_platform_api::{Failure, FailureReason, Result};
 
 use crate::{
     intent::Intent,
-    lifecycle::{self, blocking, in_turn},
+    lifecycle::{self, in_turn},
     node::{Node, Situation, Started},
     platform::Inner,
     shared::policy::Next,
@@ -15,6 +15,7 @@ use crate::{
     translate,
     translate::Shim,
 };
+use grid_platform_host::work::blocking;
 
 impl Inner {
     /// The monitor of a start says that its shim has ended. What then is to be done waits for a spawn in flight, which

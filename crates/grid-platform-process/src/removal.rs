@@ -1,24 +1,20 @@
 //! Remove, and what becomes of the data.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use grid_platform_api::{DataPolicy, NodeData, NodeId, NodeUid, Result, fault};
 
 use crate::{
-    claim::{PathClaim, Purpose},
-    data::{Found, Kept, Site, overlap},
+    data::{Found, Kept, PathClaim, Purpose},
     error::Context,
     intent::{Goal, Intent},
-    lifecycle::{blocking, detached, finish, has_living_shim, in_turn},
+    lifecycle::{finish, has_living_shim, in_turn},
     node::Node,
-    platform::{Inner, Turn},
+    platform::Inner,
     sweep,
     sys::files,
 };
+use grid_platform_host::work::{Turn, blocking, detached};
 
 /// [`Platform::remove_node`](grid_platform_api::Platform::remove_node).
 pub(crate) async fn remove(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Result<()> {
@@ -30,11 +26,12 @@ pub(crate) async fn remove(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) ->
         match inner.registry.get(id) {
             Some(node) => {
                 let work = remove_in_turn(Arc::clone(inner), node, data, turn);
-                detached(inner, work).await
+                detached(&inner.closing, work).await
             }
             None if data == DataPolicy::Purge => {
                 let (inner, id) = (Arc::clone(inner), id.clone());
-                blocking(move || in_turn(turn, || purge_kept(&inner, &id))).await
+                let purge = move || inner.data.purge_left(&id, &|| inner.used());
+                blocking(move || in_turn(turn, purge)).await
             }
             None => Ok(()),
         }
@@ -76,7 +73,7 @@ async fn remove_in_turn(
 /// Takes the data of a node to delete it; `None` when there is none that was made for it.
 fn may_purge(inner: &Arc<Inner>, id: &NodeId, intent: &Intent) -> Result<Option<PathClaim>> {
     let path = &intent.data_path;
-    let site = Site::of(&inner.config, path)?;
+    let site = inner.data.site(path)?;
     let found = site.check(&inner.install.owner, id)?;
     if !intent.data_marked || !matches!(found, Found::Marked(_)) {
         return Ok(None);
@@ -103,7 +100,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         true => None,
     };
     sweep::cgroups(&node.uid, &inner.cgroups)?;
-    let site = Site::of(&inner.config, &intent.data_path);
+    let site = inner.data.site(&intent.data_path);
     let ours = match &site {
         // It was there before, whatever lies in it now.
         _ if !intent.data_marked => false,
@@ -123,7 +120,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         purge: data == DataPolicy::Purge,
     };
     if ours && !lost {
-        inner.kept.put(&kept)?;
+        inner.data.kept().put(&kept)?;
     }
     fault::point("remove-after-kept").cannot(&what)?;
     // While the record is there: without it nobody would know of them after a crash. A start makes them anew.
@@ -151,7 +148,7 @@ fn delete(inner: &Arc<Inner>, node: &Node, data: DataPolicy) -> Result<()> {
         fault::point("remove-before-purge").cannot(&what)?;
         site?.purge(&intent.owner, id, &node.uid)?;
         if !lost {
-            inner.kept.forget(&kept)?;
+            inner.data.kept().forget(&kept)?;
         }
     }
     Ok(())
@@ -165,88 +162,19 @@ pub(crate) fn trash_name(uid: &NodeUid) -> String {
 /// What such names begin with.
 pub(crate) const TRASH: &str = ".trash-";
 
-/// Deletes the data that earlier nodes of this id left.
-fn purge_kept(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
-    for mut kept in leftovers(inner, None)?.into_values() {
-        if kept.node_id == *id {
-            let _claim = inner.claim_path(id, &kept.path, Purpose::Delete)?;
-            kept.purge = true;
-            inner.kept.put(&kept)?;
-            finish_purge(inner, &kept)?;
-        }
-    }
-    Ok(())
-}
-
-/// Deletes data whose deletion was decided.
-pub(crate) fn finish_purge(inner: &Inner, kept: &Kept) -> Result<()> {
-    let site = Site::of(&inner.config, &kept.path)?;
-    site.purge(&inner.install.owner, &kept.node_id, &kept.uid)?;
-    inner.kept.forget(kept)
-}
-
-/// Data of this owner without a node: what is remembered, and what is found where nodes have their data by default.
-/// All of it, or what meets a path.
-pub(crate) fn leftovers(inner: &Inner, near: Option<&Path>) -> Result<BTreeMap<PathBuf, Kept>> {
-    let is_near = |path: &Path| near.is_none_or(|it| overlap(it, path));
-    let mut all = inner.kept.all()?;
-    all.retain(|path, _| is_near(path));
-    let names = files::open_dir(&inner.config.data_path).and_then(files::names);
-    for name in names.cannot(format!("read `{}`", inner.config.data_path.display()))? {
-        let path = inner.config.data_path.join(&name);
-        if is_near(&path)
-            && let Ok(site) = Site::of(&inner.config, &path)
-            && let Ok(Found::Marked(marker)) = site.look()
-            && marker.owner == inner.install.owner
-            // A marker elsewhere than at its node's usual place may be a copy.
-            && name == *marker.node_id.as_str()
-        {
-            all.entry(path.clone()).or_insert(Kept {
-                node_id: marker.node_id,
-                uid: marker.uid,
-                path,
-                purge: false,
-            });
-        }
-    }
-    for node in inner.registry.all() {
-        all.remove(&node.now().intent.data_path);
-    }
-    Ok(all)
-}
-
 /// [`Platform::list_data`](grid_platform_api::Platform::list_data).
 pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
     let inner = Arc::clone(inner);
     blocking(move || {
-        let entry = |id: &NodeId, path: &Path, in_use: bool, ours: bool| {
-            let site = Site::any(path);
-            let marked =
-                ours && matches!(site.check(&inner.install.owner, id), Ok(Found::Marked(_)));
-            (marked || in_use).then(|| NodeData {
-                node_id: id.clone(),
-                location: path.to_string_lossy().into_owned(),
-                in_use,
-                created_by_platform: marked,
-                bytes: site.disk_bytes().ok(),
-            })
-        };
-        let mut all: Vec<NodeData> = inner
-            .registry
-            .all()
-            .iter()
-            .filter_map(|node| {
+        inner.data.list(&|| {
+            let nodes = inner.registry.all();
+            let entry = |node: &Arc<Node>| {
                 let intent = node.now().intent;
-                entry(&node.id, &intent.data_path, true, intent.data_marked)
-            })
-            .collect();
-        let left = leftovers(&inner, None)?;
-        all.extend(
-            left.values()
-                .filter_map(|it| entry(&it.node_id, &it.path, false, true)),
-        );
-        all.sort_by(|a, b| (&a.node_id, &a.location).cmp(&(&b.node_id, &b.location)));
-        Ok(all)
+                let path = intent.data_path.clone();
+                (node.id.clone(), path, intent.data_marked)
+            };
+            nodes.iter().map(entry).collect()
+        })
     })
     .await
 }

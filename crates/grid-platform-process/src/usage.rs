@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{NodeId, NodeUsage, Result, Timestamp};
 
-use crate::{data::Site, lifecycle::blocking, platform::Inner, sys::proc};
+use crate::{platform::Inner, sys::proc};
+use grid_platform_host::work::blocking;
 
 /// [`Platform::get_usage`](grid_platform_api::Platform::get_usage): the sum over the shim's descendants.
 pub(crate) async fn read(inner: &Arc<Inner>, id: &NodeId) -> Result<NodeUsage> {
@@ -29,7 +30,9 @@ pub(crate) async fn read(inner: &Arc<Inner>, id: &NodeId) -> Result<NodeUsage> {
                 .max(1);
         let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
         let limit = now.intent.config.memory_limit_mb;
-        let disk = Site::of(&inner.config, &now.intent.data_path)
+        let disk = inner
+            .data
+            .site(&now.intent.data_path)
             .ok()
             .and_then(|site| site.disk_bytes().ok());
         Ok(NodeUsage {

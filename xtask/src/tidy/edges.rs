@@ -17,13 +17,17 @@ pub(super) fn check(graph: &Graph) -> Vec<Finding> {
                     words.contains(&name) || name.starts_with("grid-")
                 });
             }
-            "grid-platform-testing" => {
+            "grid-platform-host" | "grid-platform-testing" => {
                 forbid(&mut findings, package, &graph.reach(package, &[]), |name| {
                     name.starts_with("grid-") && name != "grid-platform-api"
                 })
             }
             name if is_adapter(name) => {
-                let known = ["grid-platform-api", "grid-platform-testing"];
+                let known = [
+                    "grid-platform-api",
+                    "grid-platform-host",
+                    "grid-platform-testing",
+                ];
                 let foreign = |name: &str| name.starts_with("grid-") && !known.contains(&name);
                 forbid(&mut findings, package, &graph.direct(package), foreign);
                 forbid(&mut findings, package, &graph.reach(package, &[]), foreign);
@@ -76,9 +80,14 @@ mod tests {
         let graph = Graph::of(&[
             ("grid-platform-api", &["serde"]),
             ("grid-platform-testing", &["grid-platform-api"]),
+            ("grid-platform-host", &["grid-platform-api"]),
             (
                 "grid-platform-process",
-                &["grid-platform-api", "dev:grid-platform-testing"],
+                &[
+                    "grid-platform-api",
+                    "grid-platform-host",
+                    "dev:grid-platform-testing",
+                ],
             ),
             ("grid-config", &["figment"]),
             (
@@ -127,6 +136,11 @@ mod tests {
         check(
             &[("grid-platform-testing", &[process])],
             "grid-platform-testing",
+            process,
+        );
+        check(
+            &[("grid-platform-host", &[process])],
+            "grid-platform-host",
             process,
         );
     }

@@ -79,7 +79,11 @@ fn members(tree: &Tree) -> BTreeSet<&str> {
 
 /// Whether the crate of this name is a platform's adapter.
 pub(super) fn is_adapter(name: &str) -> bool {
-    let around = ["grid-platform-api", "grid-platform-testing"];
+    let around = [
+        "grid-platform-api",
+        "grid-platform-host",
+        "grid-platform-testing",
+    ];
     name.starts_with("grid-platform-") && !around.contains(&name)
 }
 

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use futures::stream;
 use grid_platform_api::{LogItem, LogLine, LogSource, LogStream, NodeUid, Result};
+use grid_platform_host::work::blocking;
 use tokio::{
     sync::watch,
     time::{Instant, timeout},
@@ -14,7 +15,7 @@ use super::{
     lines::{Piece, Splitter},
     position,
 };
-use crate::{error::Context, lifecycle::blocking, node::Situation, translate::Shim};
+use crate::{error::Context, node::Situation, translate::Shim};
 
 /// How soon a log that grows is looked at again; the wait doubles while it does not.
 const SOON: Duration = Duration::from_millis(5);

@@ -12,11 +12,11 @@ use grid_platform_api::{
 
 use crate::{
     error::{Context, error},
-    lifecycle::blocking,
     node::Node,
     platform::Inner,
 };
 use file::LogFile;
+use grid_platform_host::work::blocking;
 
 /// How many bytes of the log a line of a failure may take: longer ones are cut at their beginning.
 const TAIL_LINE: u64 = 8 * 1024;

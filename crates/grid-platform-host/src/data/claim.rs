@@ -7,16 +7,12 @@ use std::{
 
 use grid_platform_api::{ErrorKind, NodeId, Result};
 
-use crate::{
-    data::{self, Found, Site},
-    error::error,
-    platform::Inner,
-    removal,
-};
+use super::{DataStore, Found, Site, Used, overlap};
+use crate::error::error;
 
 /// What a call wants a data path for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// To make a node there: nobody else's data may be in it or around it, or the one's purge would take the other's.
     Make,
     /// To delete it: nobody else's data may be in it.
@@ -26,7 +22,7 @@ pub(crate) enum Purpose {
 impl Purpose {
     fn is_against(self, path: &Path, other: &Path) -> bool {
         match self {
-            Self::Make => data::overlap(path, other),
+            Self::Make => overlap(path, other),
             Self::Delete => other.starts_with(path),
         }
     }
@@ -48,31 +44,32 @@ impl Purpose {
 }
 
 /// A data path that a call on a node has for itself, until it is dropped.
-pub(crate) struct PathClaim {
-    inner: Arc<Inner>,
+pub struct PathClaim {
+    store: Arc<DataStore>,
     id: NodeId,
 }
 
 impl Drop for PathClaim {
     fn drop(&mut self) {
-        self.inner.paths().remove(&self.id);
+        self.store.claimed().remove(&self.id);
     }
 }
 
-impl Inner {
+impl DataStore {
     /// Takes a data path for a node. Reads the disk.
     ///
     /// # Errors
     /// `Conflict` when it meets the path of another node; `OwnedByOther` when it meets the data that another node left.
-    pub(crate) fn claim_path(
+    pub fn claim(
         self: &Arc<Self>,
         id: &NodeId,
         path: &Path,
         purpose: Purpose,
+        used: Used<'_>,
     ) -> Result<PathClaim> {
-        let claim = self.claim_from_nodes(id, path, purpose)?;
+        let claim = self.claim_from_nodes(id, path, purpose, used)?;
         // After the nodes: one that is removed meanwhile was found there, or is remembered here.
-        let left = removal::leftovers(self, Some(path))?;
+        let left = self.leftovers(Some(path), used)?;
         // What was taken away by hand, or was never ours, is nobody's to lose.
         let counts = |path: &PathBuf| {
             !matches!(Site::any(path).look(), Ok(Found::Nothing | Found::Unmarked))
@@ -94,15 +91,14 @@ impl Inner {
         id: &NodeId,
         path: &Path,
         purpose: Purpose,
+        used: Used<'_>,
     ) -> Result<PathClaim> {
-        let mut claimed = self.paths();
-        let nodes = self.registry.all();
-        let used = nodes
-            .iter()
-            .map(|it| (it.id.clone(), it.now().intent.data_path.clone()))
+        let mut claimed = self.claimed();
+        let met = used()
+            .into_iter()
             .chain(claimed.iter().map(|(id, path)| (id.clone(), path.clone())))
             .find(|(other, used)| other != id && purpose.is_against(path, used));
-        if let Some((other, used)) = used {
+        if let Some((other, used)) = met {
             let (path, used) = (path.display(), used.display());
             return Err(error(
                 ErrorKind::Conflict,
@@ -112,7 +108,7 @@ impl Inner {
         }
         claimed.insert(id.clone(), path.to_owned());
         Ok(PathClaim {
-            inner: Arc::clone(self),
+            store: Arc::clone(self),
             id: id.clone(),
         })
     }

@@ -8,19 +8,19 @@ use grid_platform_api::RunAs;
 
 /// Who a program runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Account {
+pub struct Account {
     /// Its user.
-    pub(crate) uid: u32,
+    pub uid: u32,
     /// Its group.
-    pub(crate) gid: u32,
+    pub gid: u32,
     /// All of its groups.
-    pub(crate) groups: Vec<u32>,
+    pub groups: Vec<u32>,
     /// The host's own list has the user in that group.
-    pub(crate) is_member: bool,
+    pub is_member: bool,
 }
 
 /// The user of this process.
-pub(crate) fn own_uid() -> u32 {
+pub fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
@@ -28,7 +28,7 @@ pub(crate) fn own_uid() -> u32 {
 const NOBODYS: u32 = u32::MAX;
 
 /// Finds a user and group by name or number. `None`: there is no such user or group.
-pub(crate) fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
+pub fn find(run_as: &RunAs) -> io::Result<Option<Account>> {
     let by_name = User::from_name(&run_as.user)?;
     let number = |text: &str| text.parse().ok().filter(|it| *it != NOBODYS);
     let user = match (by_name, number(&run_as.user)) {

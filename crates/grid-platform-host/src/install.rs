@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Context, error, refused},
-    sys::{files, users},
+    files, users,
 };
 
 const FILE: &str = "install.json";
@@ -44,13 +44,13 @@ struct Stored {
 }
 
 /// The state directory, locked.
-pub(crate) struct Install {
+pub struct Install {
     /// Who owns what this adapter makes.
-    pub(crate) owner: OwnerId,
+    pub owner: OwnerId,
     /// For the secrets in digests.
-    pub(crate) key: DigestKey,
+    pub key: DigestKey,
     /// The state directory.
-    pub(crate) dir: OwnedFd,
+    pub dir: OwnedFd,
     /// Held as long as the adapter lives.
     _lock: File,
 }
@@ -60,7 +60,7 @@ impl Install {
     ///
     /// # Errors
     /// `StateLocked` while another adapter lives; `OwnedByOther` for a copy; `Corrupt`; `PermissionDenied`.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: &Path) -> Result<Self> {
         let dir = make_dir(path)?;
         let lock = lock(&dir, path)?;
         let stored = match files::read_at(&dir, FILE, 64 * 1024) {
@@ -245,7 +245,7 @@ fn machine_id() -> String {
 }
 
 /// Bytes from the system's random source.
-pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|e| {
         error(

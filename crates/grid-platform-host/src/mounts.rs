@@ -8,7 +8,7 @@ use std::{
 };
 
 /// The first mount point at or beneath a directory, as this process sees the host; links on the way to it are followed.
-pub(crate) fn beneath(dir: &Path) -> io::Result<Option<PathBuf>> {
+pub fn beneath(dir: &Path) -> io::Result<Option<PathBuf>> {
     let dir = dir.canonicalize()?;
     let table = fs::read_to_string("/proc/self/mountinfo")?;
     Ok(points(&table).find(|it| it.starts_with(&dir)))

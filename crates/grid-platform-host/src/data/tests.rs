@@ -12,14 +12,18 @@ fn marker(owner: u8, id: &str) -> Marker {
 
 struct Ground {
     dir: tempfile::TempDir,
-    config: ProcessConfig,
+    config: Places,
 }
 
 fn ground() -> Ground {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
-    let config = ProcessConfig::new(dir.path().join("state"), data);
+    let config = Places {
+        state_dir: dir.path().join("state"),
+        roots: vec![data.clone()],
+        data_path: data,
+    };
     Ground { dir, config }
 }
 
@@ -165,15 +169,15 @@ fn the_state_is_no_place_for_data_however_wide_a_root_is() {
     fs::create_dir(&state).unwrap();
     symlink(ground.dir.path(), ground.config.data_path.join("round")).unwrap();
     let round = ground.config.data_path.join("round");
-    let config = ProcessConfig {
-        storage_roots: vec!["/".into(), round.clone()],
+    let config = Places {
+        roots: vec!["/".into(), round.clone()],
         ..ground.config.clone()
     };
-    let wide = ProcessConfig {
-        storage_roots: vec![round.clone()],
+    let wide = Places {
+        roots: vec![round.clone()],
         ..config.clone()
     };
-    let check = |config: &ProcessConfig, path: PathBuf, expect: bool| {
+    let check = |config: &Places, path: PathBuf, expect: bool| {
         let found = Site::of(config, &path).map(drop);
         assert_eq!(found.is_ok(), expect, "{}", path.display());
         if let Err(e) = found {

@@ -19,12 +19,12 @@ const DIR: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC);
 
 /// A directory by its path; links on the way are followed, as the caller's own settings name it.
-pub(crate) fn open_dir(path: &Path) -> io::Result<OwnedFd> {
+pub fn open_dir(path: &Path) -> io::Result<OwnedFd> {
     Ok(fs::open(path, DIR, Mode::empty())?)
 }
 
 /// A directory by its name in another one; not through a link.
-pub(crate) fn open_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<OwnedFd> {
+pub fn open_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<OwnedFd> {
     Ok(fs::openat(
         dir,
         name.as_ref(),
@@ -34,7 +34,7 @@ pub(crate) fn open_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result
 }
 
 /// A directory beneath another, through no link of any kind and never out of it.
-pub(crate) fn open_dir_beneath(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+pub fn open_dir_beneath(root: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() {
         Path::new(".")
     } else {
@@ -65,7 +65,7 @@ fn open_dir_here(dir: impl AsFd, name: impl AsRef<OsStr>, flags: OFlags) -> io::
 }
 
 /// Makes a directory; `false` when something of that name is there.
-pub(crate) fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<bool> {
+pub fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<bool> {
     match fs::mkdirat(&dir, name.as_ref(), Mode::from_raw_mode(mode)) {
         Ok(()) => {
             // The process' umask may have taken bits away. By a handle: who may write in `dir` could have put a link there.
@@ -78,20 +78,20 @@ pub(crate) fn make_dir_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) ->
 }
 
 /// Opens a file in a directory; not through a link.
-pub(crate) fn open_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<File> {
+pub fn open_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     Ok(fs::openat(dir, name.as_ref(), flags, Mode::empty())?.into())
 }
 
 /// Opens a file for writing, making it if it is not there; not through a link.
-pub(crate) fn create_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
+pub fn create_at(dir: impl AsFd, name: impl AsRef<OsStr>, mode: u32) -> io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = fs::openat(dir, name.as_ref(), flags, Mode::from_raw_mode(mode))?;
     Ok(file.into())
 }
 
 /// The bytes of a file; more than `max` is an error.
-pub(crate) fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, max: usize) -> io::Result<Vec<u8>> {
+pub fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, max: usize) -> io::Result<Vec<u8>> {
     let file = open_at(dir, name)?;
     let mut bytes = Vec::new();
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
@@ -104,7 +104,7 @@ pub(crate) fn read_at(dir: impl AsFd, name: impl AsRef<OsStr>, max: usize) -> io
 
 /// Whether a write has to outlive the host's loss of power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Durable {
+pub enum Durable {
     /// When the call returns, it does.
     Yes,
     /// It is whole or not there for every reader, and may be gone after a loss of power.
@@ -112,7 +112,7 @@ pub(crate) enum Durable {
 }
 
 /// Puts a whole file in the place of what was there.
-pub(crate) fn replace_at(
+pub fn replace_at(
     dir: impl AsFd,
     name: &str,
     bytes: &[u8],
@@ -129,7 +129,7 @@ pub(crate) fn replace_at(
 }
 
 /// Writes a file that is made anew; what was there of that name is unlinked first. The directory is not synced.
-pub(crate) fn write_new(
+pub fn write_new(
     dir: impl AsFd,
     name: &str,
     bytes: &[u8],
@@ -148,7 +148,7 @@ pub(crate) fn write_new(
 }
 
 /// Unlinks a file; one that is not there is no error.
-pub(crate) fn remove_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+pub fn remove_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
     match fs::unlinkat(dir, name.as_ref(), AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(error) => Err(error.into()),
@@ -156,7 +156,7 @@ pub(crate) fn remove_at(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<(
 }
 
 /// Renames within or between directories; `false` when the new name is taken.
-pub(crate) fn rename_new(
+pub fn rename_new(
     from: impl AsFd,
     name: impl AsRef<OsStr>,
     to: impl AsFd,
@@ -171,19 +171,19 @@ pub(crate) fn rename_new(
 }
 
 /// FNV-1a: names a content, and is no proof of it.
-pub(crate) fn content_hash(bytes: &[u8]) -> u64 {
+pub fn content_hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
 /// Makes a directory's entries durable.
-pub(crate) fn sync(dir: impl AsFd) -> io::Result<()> {
+pub fn sync(dir: impl AsFd) -> io::Result<()> {
     Ok(fs::fsync(dir)?)
 }
 
 /// Takes an exclusive lock on the open file, if it is free.
-pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
+pub fn try_lock(file: impl AsFd) -> io::Result<bool> {
     match fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
@@ -192,7 +192,7 @@ pub(crate) fn try_lock(file: impl AsFd) -> io::Result<bool> {
 }
 
 /// The names in a directory.
-pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
+pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -206,7 +206,7 @@ pub(crate) fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
 
 /// Deletes a directory and what is in it, through no link and in no other mount, with a bounded number of open handles whatever the depth:
 /// directories are moved up into the one that is deleted before they are emptied.
-pub(crate) fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
+pub fn remove_tree(parent: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
     let name = name.as_ref();
     let top = match open_dir_here(&parent, name, DIR) {
         Ok(top) => top,

@@ -18,22 +18,22 @@ use crate::{
 
 /// Which node of this owner has which port, whether it runs or not.
 #[derive(Debug, Default)]
-pub(crate) struct PortBook {
+pub struct PortBook {
     held: Mutex<BTreeMap<u16, NodeId>>,
 }
 
 /// Ports that were taken for a node that is being made; given back unless it came to be.
-pub(crate) struct Claim {
+pub struct Claim {
     book: Arc<PortBook>,
     id: NodeId,
     /// By the names in the request.
-    pub(crate) ports: BTreeMap<String, u16>,
+    pub ports: BTreeMap<String, u16>,
     kept: bool,
 }
 
 impl Claim {
     /// The node came to be.
-    pub(crate) fn keep(mut self) {
+    pub fn keep(mut self) {
         self.kept = true;
     }
 }
@@ -53,7 +53,7 @@ impl PortBook {
     }
 
     /// Notes the ports of a node that exists.
-    pub(crate) fn note<'a>(&self, id: &NodeId, ports: impl IntoIterator<Item = &'a u16>) {
+    pub fn note<'a>(&self, id: &NodeId, ports: impl IntoIterator<Item = &'a u16>) {
         let mut held = self.held();
         for port in ports {
             held.insert(*port, id.clone());
@@ -61,7 +61,7 @@ impl PortBook {
     }
 
     /// Gives the ports of a node back.
-    pub(crate) fn release<'a>(&self, id: &NodeId, ports: impl IntoIterator<Item = &'a u16>) {
+    pub fn release<'a>(&self, id: &NodeId, ports: impl IntoIterator<Item = &'a u16>) {
         let mut held = self.held();
         for port in ports {
             if held.get(port) == Some(id) {
@@ -75,7 +75,7 @@ impl PortBook {
     /// # Errors
     /// `PortInUse` with the holder; `Exhausted` when the range is used up; `InvalidConfig` for an address that is not
     /// this host's.
-    pub(crate) fn claim(
+    pub fn claim(
         self: &Arc<Self>,
         config: &SpawnConfig,
         range: RangeInclusive<u16>,
@@ -147,7 +147,7 @@ impl PortBook {
 ///
 /// # Errors
 /// `PortInUse` with the holder, where it can be known.
-pub(crate) fn probe(bind: IpAddr, port: u16) -> Result<()> {
+pub fn probe(bind: IpAddr, port: u16) -> Result<()> {
     match TcpListener::bind((bind, port)) {
         Ok(_) => Ok(()),
         Err(e) if e.kind() == Io::AddrInUse => Err(in_use(
@@ -199,7 +199,14 @@ fn holder(port: u16) -> Option<String> {
     if inodes.is_empty() {
         return None;
     }
-    for pid in crate::sys::proc::pids().ok()? {
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|it| it.parse::<u32>().ok())
+        else {
+            continue;
+        };
         let Ok(fds) = fs::read_dir(format!("/proc/{pid}/fd")) else {
             continue;
         };
@@ -208,8 +215,11 @@ fn holder(port: u16) -> Option<String> {
                 .is_ok_and(|to| inodes.iter().any(|it| to.as_os_str() == it.as_str()))
         });
         if holds {
-            let name = crate::sys::proc::stat(pid)?.name;
-            return Some(format!("process {pid} (`{}`)", name.escape_debug()));
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            return Some(format!(
+                "process {pid} (`{}`)",
+                name.trim_end().escape_debug()
+            ));
         }
     }
     None

@@ -15,37 +15,54 @@ use grid_platform_api::{ErrorKind, NodeId, NodeUid, OwnerId, Result, checked};
 use rustix::fs::{AtFlags, FileType, Gid, Uid};
 use serde::{Deserialize, Serialize};
 
+mod claim;
+mod store;
+
+pub use claim::{PathClaim, Purpose};
+pub use store::{DataStore, Used};
+
 use crate::{
-    config::ProcessConfig,
     error::{Context, error},
-    sys::{
-        files::{self, Durable},
-        mounts,
-    },
+    files::{self, Durable},
+    mounts,
 };
 
 /// The file in a data directory that says whose it is. Without it the adapter did not make the directory.
-pub(crate) const MARKER: &str = ".sutra-grid";
+pub const MARKER: &str = ".sutra-grid";
 const MARKER_MAX: usize = 64 * 1024;
 
 /// What the marker says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Marker {
-    pub(crate) owner: OwnerId,
-    pub(crate) node_id: NodeId,
+pub struct Marker {
+    /// Whose adapter made the directory.
+    pub owner: OwnerId,
+    /// For which node.
+    pub node_id: NodeId,
     /// The incarnation that it was made for; later ones of the id use it again.
-    pub(crate) uid: NodeUid,
+    pub uid: NodeUid,
+}
+
+/// Where data may be, by an adapter's settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// Where nodes that name no path have their data.
+    pub data_path: PathBuf,
+    /// Beneath which directories a request may name a path.
+    pub roots: Vec<PathBuf>,
+    /// The adapter's own state, which is never data.
+    pub state_dir: PathBuf,
 }
 
 /// A place beneath one of the allowed roots.
-pub(crate) struct Site {
+pub struct Site {
     root: PathBuf,
     below: PathBuf,
 }
 
 /// What stands at a site.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub enum Found {
+    /// Nothing.
     Nothing,
     /// A directory with a marker.
     Marked(Marker),
@@ -77,28 +94,25 @@ impl Site {
     ///
     /// # Errors
     /// `NotAllowed` outside the roots.
-    pub(crate) fn of(config: &ProcessConfig, path: &Path) -> Result<Self> {
+    pub fn of(places: &Places, path: &Path) -> Result<Self> {
         // What the adapter chooses itself is always allowed.
-        let roots = config
-            .roots()
-            .into_iter()
-            .chain([config.data_path.as_path()]);
+        let roots = places.roots.iter().chain([&places.data_path]);
         for root in roots {
             if let Ok(below) = path.strip_prefix(root) {
                 let site = Self {
-                    root: root.to_owned(),
+                    root: root.clone(),
                     // Without doubled slashes and dots.
                     below: below
                         .components()
                         .filter(|it| matches!(it, Component::Normal(_)))
                         .collect(),
                 };
-                site.keep_off(&config.state_dir)?;
+                site.keep_off(&places.state_dir)?;
                 return Ok(site);
             }
         }
-        let allowed: Vec<String> = config
-            .roots()
+        let allowed: Vec<String> = places
+            .roots
             .iter()
             .map(|it| format!("`{}`", it.display()))
             .collect();
@@ -139,7 +153,7 @@ impl Site {
     }
 
     /// The place of a path that need not be allowed any more: to be looked at, and no more.
-    pub(crate) fn any(path: &Path) -> Self {
+    pub fn any(path: &Path) -> Self {
         Self {
             root: path.parent().unwrap_or(path).to_owned(),
             below: path.file_name().map(PathBuf::from).unwrap_or_default(),
@@ -147,7 +161,7 @@ impl Site {
     }
 
     /// The whole path.
-    pub(crate) fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         if self.below.as_os_str().is_empty() {
             self.root.clone()
         } else {
@@ -160,7 +174,7 @@ impl Site {
     }
 
     /// The directory itself.
-    pub(crate) fn open(&self) -> io::Result<OwnedFd> {
+    pub fn open(&self) -> io::Result<OwnedFd> {
         files::open_dir_beneath(self.open_root()?, &self.below)
     }
 
@@ -177,7 +191,7 @@ impl Site {
     ///
     /// # Errors
     /// `NotAllowed` for a link or a file on the way; `OwnedByOther` for a marker that cannot be understood.
-    pub(crate) fn look(&self) -> Result<Found> {
+    pub fn look(&self) -> Result<Found> {
         match self.open() {
             Ok(dir) => self.look_in(dir),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
@@ -251,7 +265,7 @@ impl Site {
     ///
     /// # Errors
     /// `OwnedByOther` when it was made for another owner or node.
-    pub(crate) fn check(&self, owner: &OwnerId, id: &NodeId) -> Result<Found> {
+    pub fn check(&self, owner: &OwnerId, id: &NodeId) -> Result<Found> {
         let found = self.look()?;
         if let Found::Marked(marker) = &found {
             let path = self.path();
@@ -276,12 +290,7 @@ impl Site {
     /// Makes the directory if it is not there. It appears whole, with its marker, or not at all; the durable writes that
     /// follow make it durable. Gives whether it was made. An empty marker is filled in only where it is `ours`: anybody
     /// could have put one into a directory that was there before.
-    pub(crate) fn ensure(
-        &self,
-        marker: &Marker,
-        user: Option<(u32, u32)>,
-        ours: bool,
-    ) -> Result<bool> {
+    pub fn ensure(&self, marker: &Marker, user: Option<(u32, u32)>, ours: bool) -> Result<bool> {
         match self.check(&marker.owner, &marker.node_id)? {
             Found::Nothing => {}
             Found::Marked(_) | Found::Unmarked => return Ok(false),
@@ -324,7 +333,7 @@ impl Site {
     }
 
     /// How many directories on the way to it are not there.
-    pub(crate) fn missing_parents(&self) -> usize {
+    pub fn missing_parents(&self) -> usize {
         let Ok(root) = self.open_root() else { return 0 };
         self.parents()
             .take_while(|it| {
@@ -336,7 +345,7 @@ impl Site {
     }
 
     /// Takes directories on the way to it away again, that were made for it and are empty.
-    pub(crate) fn remove_parents(&self, count: usize) {
+    pub fn remove_parents(&self, count: usize) {
         let Ok(root) = self.open_root() else { return };
         for path in self.parents().take(count) {
             let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
@@ -380,7 +389,7 @@ impl Site {
     ///
     /// # Errors
     /// `Conflict`, with the mount point.
-    pub(crate) fn holds_no_mount(&self) -> Result<()> {
+    pub fn holds_no_mount(&self) -> Result<()> {
         let path = self.path();
         let what = || format!("look for mounts in the data path `{}`", path.display());
         let Some(point) = mounts::beneath(&path).cannot(what())? else {
@@ -402,7 +411,7 @@ impl Site {
     ///
     /// # Errors
     /// `OwnedByOther`; the system's refusals.
-    pub(crate) fn purge(&self, owner: &OwnerId, id: &NodeId, uid: &NodeUid) -> Result<()> {
+    pub fn purge(&self, owner: &OwnerId, id: &NodeId, uid: &NodeUid) -> Result<()> {
         if matches!(self.check(owner, id)?, Found::Marked(_)) {
             self.holds_no_mount()?;
             let what = format!("delete the data path `{}`", self.path().display());
@@ -422,7 +431,7 @@ impl Site {
     }
 
     /// Deletes what an interrupted purge left.
-    pub(crate) fn finish_purge(&self, uid: &NodeUid) -> Result<()> {
+    pub fn finish_purge(&self, uid: &NodeUid) -> Result<()> {
         let what = format!("delete the data path `{}`", self.path().display());
         match self.open_parent() {
             Ok((parent, _)) => files::remove_tree(&parent, trash(uid)).cannot(what),
@@ -434,7 +443,7 @@ impl Site {
     }
 
     /// What the directory takes on disk, in bytes; a file of several names counts once.
-    pub(crate) fn disk_bytes(&self) -> io::Result<u64> {
+    pub fn disk_bytes(&self) -> io::Result<u64> {
         let top = self.open()?;
         let mut total = 0_u64;
         let mut linked = std::collections::BTreeSet::new();
@@ -470,27 +479,34 @@ fn trash(uid: &NodeUid) -> String {
 }
 
 /// Whether one path is the other or lies in it.
-pub(crate) fn overlap(a: &Path, b: &Path) -> bool {
+pub fn overlap(a: &Path, b: &Path) -> bool {
     a.starts_with(b) || b.starts_with(a)
 }
 
 /// What is remembered of data whose node was removed: `data/<path's hash>.json`, one file each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Kept {
-    pub(crate) node_id: NodeId,
-    pub(crate) uid: NodeUid,
-    pub(crate) path: PathBuf,
+pub struct Kept {
+    /// The node that left it.
+    pub node_id: NodeId,
+    /// Its last incarnation.
+    pub uid: NodeUid,
+    /// Where it is.
+    pub path: PathBuf,
     /// It is being deleted.
-    pub(crate) purge: bool,
+    pub purge: bool,
 }
 
 /// The memory of kept data.
-pub(crate) struct KeptData {
+pub struct KeptData {
     dir: OwnedFd,
 }
 
 impl KeptData {
-    pub(crate) fn open(state: impl AsFd) -> Result<Self> {
+    /// Opens the list in a state directory, making it if it is not there.
+    ///
+    /// # Errors
+    /// The system's refusals.
+    pub fn open(state: impl AsFd) -> Result<Self> {
         files::make_dir_at(&state, "data", 0o700).cannot("make the list of kept data")?;
         let dir = files::open_dir_at(&state, "data").cannot("open the list of kept data")?;
         Ok(Self { dir })
@@ -503,7 +519,7 @@ impl KeptData {
     }
 
     /// Remembers, durably.
-    pub(crate) fn put(&self, kept: &Kept) -> Result<()> {
+    pub fn put(&self, kept: &Kept) -> Result<()> {
         let what = format!("remember the data of the node `{}`", kept.node_id);
         let text = serde_json::to_vec(kept)
             .map(checked::seal)
@@ -513,14 +529,14 @@ impl KeptData {
     }
 
     /// Forgets.
-    pub(crate) fn forget(&self, kept: &Kept) -> Result<()> {
+    pub fn forget(&self, kept: &Kept) -> Result<()> {
         files::remove_at(&self.dir, Self::name(kept))
             .and_then(|()| files::sync(&self.dir))
             .cannot(format!("forget the data of the node `{}`", kept.node_id))
     }
 
     /// All that is remembered, by path.
-    pub(crate) fn all(&self) -> Result<BTreeMap<PathBuf, Kept>> {
+    pub fn all(&self) -> Result<BTreeMap<PathBuf, Kept>> {
         let mut all = BTreeMap::new();
         let names = match files::names(&self.dir) {
             // Somebody deleted the state directory: nothing is remembered.
@@ -547,5 +563,4 @@ impl KeptData {
 }
 
 #[cfg(test)]
-#[path = "data_tests.rs"]
 mod tests;
