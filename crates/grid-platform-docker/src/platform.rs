@@ -62,6 +62,8 @@ impl DockerPlatform {
 async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<Inner>> {
     config.validate()?;
     let engine = Engine::connect(&config).await?;
+    // Before anything is read, so that nothing falls in between.
+    let feed = events::Feed::begin(&engine, closing.clone()).await?;
     let inner = Arc::new(Inner {
         config: Arc::new(config),
         engine,
@@ -69,7 +71,7 @@ async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<
         registry: Arc::new(Registry::new()),
         closing,
     });
-    tokio::spawn(events::feed(Arc::downgrade(&inner)));
+    tokio::spawn(feed.run(Arc::downgrade(&inner)));
     Ok(inner)
 }
 

@@ -1,20 +1,358 @@
 //! The engine's events into the registry, and the registry's changes to who watches.
 //!
-//! [`feed`] follows the engine's events (start, die, oom, stop, destroy, rename, pause, unpause, update, health_status) and calls
-//! `nodes::refresh` for the container of each; when the stream ends, or the engine was restarted, it connects again and calls
-//! `nodes::resync`. [`events`] is what `watch_nodes` gives: a snapshot, then changes; a resync and a snapshot after a gap.
+//! A [`Feed`] follows the engine's events and asks after the container of each. It is begun before everything is read, so that nothing
+//! falls in between; when its stream ends, or the engine was restarted, it connects again and everything is read anew.
+//! [`events`] is what `watch_nodes` gives: a snapshot, then changes; a resync and a snapshot after a gap.
 
-use std::sync::{Arc, Weak};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    pin::Pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
-use futures::stream;
-use grid_platform_api::NodeEventStream;
+use bollard::{
+    errors::Error as Client,
+    models::{EventMessage, EventMessageTypeEnum},
+    query_parameters::EventsOptions,
+};
+use futures::{Stream, StreamExt, stream};
+use grid_platform_api::{Error, NodeEvent, NodeEventStream, Result, SpawnedNode, Timestamp};
+use tokio::{
+    sync::{
+        broadcast::{Receiver, error::RecvError},
+        watch,
+    },
+    task::JoinSet,
+    time::sleep,
+};
 
-use crate::{nodes::Registry, platform::Inner};
+use crate::{
+    engine::{CALL, Engine},
+    nodes::{self, Change, Registry},
+    platform::Inner,
+    translate::label,
+};
 
-/// Keeps the registry true until the platform is dropped.
-pub(crate) async fn feed(_inner: Weak<Inner>) {}
+/// What changes a node, as the engine calls it; Podman says `died` and `remove`.
+const CONTAINER: [&str; 14] = [
+    "create",
+    "start",
+    "restart",
+    "die",
+    "died",
+    "oom",
+    "stop",
+    "pause",
+    "unpause",
+    "rename",
+    "update",
+    "destroy",
+    "remove",
+    "health_status",
+];
+/// What changes which images there are.
+const IMAGE: [&str; 8] = [
+    "delete", "import", "load", "prune", "pull", "remove", "tag", "untag",
+];
+/// How many containers are asked after at once.
+const AT_ONCE: usize = 8;
+/// The waits between two attempts to reach an engine that is gone: from, to.
+const SOON: Duration = Duration::from_millis(50);
+const LATE: Duration = Duration::from_secs(2);
+/// After so long without an event the stream is begun anew where it was: a connection over a network can die without a word.
+const QUIET: Duration = Duration::from_secs(60);
+
+type Events = Pin<Box<dyn Stream<Item = Result<EventMessage, Client>> + Send>>;
+
+/// The engine's events.
+pub(crate) struct Feed {
+    engine: Engine,
+    events: Events,
+    /// Up to when they were heard, by the engine's clock.
+    heard: Timestamp,
+    /// Containers to be asked after, and those that are.
+    changed: BTreeSet<String>,
+    asked: BTreeSet<String>,
+    asking: JoinSet<(String, Result<()>)>,
+    closing: watch::Receiver<()>,
+}
+
+/// What is gone when the platform is closed.
+struct Closed;
+
+impl Feed {
+    /// Hears all that happens from now on.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub(crate) async fn begin(engine: &Engine, closing: watch::Receiver<()>) -> Result<Self> {
+        let heard = now(engine).await?;
+        Ok(Self {
+            engine: engine.clone(),
+            events: listen(engine, heard),
+            heard,
+            changed: BTreeSet::new(),
+            asked: BTreeSet::new(),
+            asking: JoinSet::new(),
+            closing,
+        })
+    }
+
+    /// Keeps the registry true until the platform is dropped.
+    pub(crate) async fn run(mut self, inner: Weak<Inner>) {
+        while let Ok(()) = self.step(&inner).await {}
+    }
+
+    async fn step(&mut self, inner: &Weak<Inner>) -> Result<(), Closed> {
+        self.ask(inner)?;
+        let mut lost = None;
+        tokio::select! {
+            _ = self.closing.changed() => return Err(Closed),
+            Some(done) = self.asking.join_next() => match done {
+                Ok((container, answer)) => {
+                    self.asked.remove(&container);
+                    if let Err(error) = answer {
+                        lost = Some(format!("the engine did not say what became of a container: {error}"));
+                    }
+                }
+                Err(panic) => lost = Some(format!("what asked the engine ended: {panic}")),
+            },
+            event = self.events.next() => match event {
+                Some(Ok(event)) => self.hear(&event, inner)?,
+                Some(Err(error)) => lost = Some(format!("the engine's events broke off: {error}")),
+                None => lost = Some("the engine's events ended".to_owned()),
+            },
+            () = sleep(QUIET) => self.events = listen(&self.engine, self.heard),
+        }
+        match lost {
+            Some(reason) => self.recover(inner, &reason).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Asks after the containers that changed.
+    fn ask(&mut self, inner: &Weak<Inner>) -> Result<(), Closed> {
+        while self.asked.len() < AT_ONCE {
+            let next = self.changed.iter().find(|it| !self.asked.contains(*it));
+            let Some(container) = next.cloned() else {
+                break;
+            };
+            self.changed.remove(&container);
+            self.asked.insert(container.clone());
+            let inner = inner.upgrade().ok_or(Closed)?;
+            self.asking.spawn(async move {
+                let answer = nodes::refresh(&inner, &container).await;
+                (container, answer)
+            });
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, event: &EventMessage, inner: &Weak<Inner>) -> Result<(), Closed> {
+        let inner = inner.upgrade().ok_or(Closed)?;
+        let at = event.time_nano.map(i128::from);
+        if let Some(at) = at.and_then(|it| Timestamp::from_nanosecond(it).ok()) {
+            self.heard = self.heard.max(at);
+        }
+        match concerns(event) {
+            Some(Concern::Container { id, ours }) => {
+                if ours || inner.registry.by_container(id).is_some() {
+                    self.changed.insert(id.to_owned());
+                }
+            }
+            Some(Concern::Images) => inner.images.forget(None),
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Connects again, and reads everything anew.
+    async fn recover(&mut self, inner: &Weak<Inner>, reason: &str) -> Result<(), Closed> {
+        tracing::info!(reason, "the engine's events are begun anew");
+        let mut pause = SOON;
+        loop {
+            let again = async {
+                let heard = now(&self.engine).await?;
+                let events = listen(&self.engine, heard);
+                let inner = inner.upgrade();
+                if let Some(inner) = &inner {
+                    nodes::resync(inner, reason).await?;
+                }
+                Ok::<_, Error>((heard, events))
+            };
+            let again = tokio::select! {
+                _ = self.closing.changed() => return Err(Closed),
+                again = again => again,
+            };
+            match again {
+                Ok((heard, events)) => {
+                    (self.heard, self.events) = (heard, events);
+                    // Everything was read after these changed.
+                    self.changed.clear();
+                    return Ok(());
+                }
+                Err(error) => tracing::debug!(%error, "the engine cannot be reached"),
+            }
+            tokio::select! {
+                _ = self.closing.changed() => return Err(Closed),
+                () = sleep(pause) => pause = (pause * 2).min(LATE),
+            }
+        }
+    }
+}
+
+/// The engine's clock. Events are asked for from a time on: that they are sent begins at some moment behind the call that asks.
+async fn now(engine: &Engine) -> Result<Timestamp> {
+    let info = engine
+        .call("ask the engine for its time", CALL, engine.docker.info())
+        .await?;
+    let time = info.system_time.and_then(|it| it.parse().ok());
+    // One without a clock to show has this one; what happens in between is found by what is read next.
+    Ok(time.unwrap_or_else(Timestamp::now))
+}
+
+fn listen(engine: &Engine, since: Timestamp) -> Events {
+    let words = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect::<Vec<_>>();
+    let filters = HashMap::from([
+        ("type".to_owned(), words(&["container", "image"])),
+        (
+            "event".to_owned(),
+            words(&[&CONTAINER[..], &IMAGE].concat()),
+        ),
+    ]);
+    let options = EventsOptions {
+        since: Some(format!(
+            "{}.{:09}",
+            since.as_second(),
+            since.subsec_nanosecond()
+        )),
+        filters: Some(filters),
+        ..EventsOptions::default()
+    };
+    Box::pin(engine.docker.events(Some(options)))
+}
+
+/// Whom an event concerns.
+#[derive(Debug, PartialEq, Eq)]
+enum Concern<'a> {
+    /// A container; `ours` when its labels are a grid's.
+    Container { id: &'a str, ours: bool },
+    /// Which images there are.
+    Images,
+}
+
+fn concerns(event: &EventMessage) -> Option<Concern<'_>> {
+    let action = event.action.as_deref()?;
+    // `health_status: healthy`.
+    let action = action.split(':').next().unwrap_or(action);
+    match event.typ? {
+        EventMessageTypeEnum::CONTAINER if CONTAINER.contains(&action) => {
+            let actor = event.actor.as_ref()?;
+            let labels = actor.attributes.as_ref();
+            Some(Concern::Container {
+                id: actor.id.as_deref()?,
+                ours: labels.is_some_and(|it| it.contains_key(label::GRID)),
+            })
+        }
+        EventMessageTypeEnum::IMAGE if IMAGE.contains(&action) => Some(Concern::Images),
+        _ => None,
+    }
+}
+
+struct Watcher {
+    registry: Weak<Registry>,
+    changes: Receiver<Change>,
+    ready: VecDeque<NodeEvent>,
+}
 
 /// A snapshot, then what changes. It ends with the platform.
-pub(crate) fn events(_registry: &Arc<Registry>) -> NodeEventStream {
-    Box::pin(stream::empty())
+pub(crate) fn events(registry: &Arc<Registry>) -> NodeEventStream {
+    // Subscribed before the snapshot is taken, so that nothing falls in between.
+    let changes = registry.changes();
+    let nodes = registry.list();
+    let watcher = Watcher {
+        registry: Arc::downgrade(registry),
+        changes,
+        ready: [NodeEvent::Snapshot { nodes }].into(),
+    };
+    Box::pin(stream::unfold(watcher, |mut watcher| async move {
+        let event = watcher.next().await?;
+        Some((Ok(event), watcher))
+    }))
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<NodeEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let change = self.changes.recv().await;
+            let registry = self.registry.upgrade()?;
+            let lost = match change {
+                Ok(Change::Changed(id)) => {
+                    if let Some(node) = registry.get(&id) {
+                        return Some(NodeEvent::Changed {
+                            node: Box::new(SpawnedNode::clone(&node.shown())),
+                        });
+                    }
+                    continue;
+                }
+                Ok(Change::Removed(node_id, uid)) => {
+                    // When the id has a new node already, that one is the news.
+                    if registry.get(&node_id).is_none() {
+                        return Some(NodeEvent::Removed { node_id, uid });
+                    }
+                    continue;
+                }
+                Ok(Change::Resync(reason)) => reason,
+                Err(RecvError::Lagged(lost)) => format!("{lost} changes were not taken in time"),
+                Err(RecvError::Closed) => return None,
+            };
+            self.ready.push_back(NodeEvent::Resync { reason: lost });
+            self.ready.push_back(NodeEvent::Snapshot {
+                nodes: registry.list(),
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::models::EventActor;
+
+    use super::*;
+
+    #[test]
+    fn events_concern_nodes_and_images() {
+        let check = |typ, action: &str, labelled: bool, expect: Option<Concern<'_>>| {
+            let mut attributes = HashMap::from([("name".to_owned(), "x".to_owned())]);
+            if labelled {
+                attributes.insert(label::GRID.to_owned(), "true".to_owned());
+            }
+            let event = EventMessage {
+                typ: Some(typ),
+                action: Some(action.to_owned()),
+                actor: Some(EventActor {
+                    id: Some("c1".to_owned()),
+                    attributes: Some(attributes),
+                }),
+                ..EventMessage::default()
+            };
+            assert_eq!(concerns(&event), expect, "{action}");
+        };
+        let container = |ours| Some(Concern::Container { id: "c1", ours });
+        let kind = EventMessageTypeEnum::CONTAINER;
+        check(kind, "die", true, container(true));
+        check(kind, "start", false, container(false));
+        check(kind, "health_status: healthy", true, container(true));
+        check(kind, "exec_create: true", true, None);
+        check(kind, "attach", true, None);
+        let kind = EventMessageTypeEnum::IMAGE;
+        check(kind, "delete", false, Some(Concern::Images));
+        check(kind, "save", false, None);
+        check(EventMessageTypeEnum::NETWORK, "create", false, None);
+        assert_eq!(concerns(&EventMessage::default()), None);
+    }
 }

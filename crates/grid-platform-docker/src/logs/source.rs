@@ -1,0 +1,124 @@
+//! The engine's log of a container, as a stream of its entries.
+
+use std::{collections::VecDeque, pin::Pin, time::Duration};
+
+use bollard::{container::LogOutput, errors::Error as Client, query_parameters::LogsOptions};
+use futures::{Stream, StreamExt};
+
+use super::frames::{Entry, entries};
+use crate::{
+    engine::{CALL, Engine},
+    error::Fault,
+};
+
+/// How much of a log is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    /// All that there is.
+    All,
+    /// So many entries, the last ones.
+    Last(u64),
+}
+
+impl Window {
+    /// More than this is as much as everything.
+    const MOST: u64 = 1 << 20;
+
+    /// Room for so many entries.
+    pub(super) fn of(entries: u64) -> Self {
+        if entries > Self::MOST {
+            Self::All
+        } else {
+            Self::Last(entries)
+        }
+    }
+
+    /// The next one to try, when `read` entries of this one were not enough; `None` when there are no more.
+    pub(super) fn wider(self, read: u64) -> Option<Self> {
+        match self {
+            Self::All => None,
+            Self::Last(asked) if read < asked => Some(Self::All),
+            Self::Last(asked) => Some(Self::of(asked.saturating_mul(8))),
+        }
+    }
+}
+
+/// A log as it comes from the engine.
+pub(super) struct Source {
+    stream: Pin<Box<dyn Stream<Item = Result<LogOutput, Client>> + Send>>,
+    ready: VecDeque<Entry>,
+    /// How long nothing may come before the engine counts as silent.
+    limit: Option<Duration>,
+}
+
+impl Source {
+    /// What there is now, to its end.
+    pub(super) fn read(engine: &Engine, container: &str, window: Window) -> Self {
+        Self::new(engine, container, window, Some(CALL))
+    }
+
+    /// The last entries, and those that are written from now on, until the container stops. Engines lose some of these
+    /// when the log is rotated, or say no more at all (Docker 20.10 and 23 do), so that it tells that there is more, not what.
+    pub(super) fn listen(engine: &Engine, container: &str, last: u64) -> Self {
+        Self::new(engine, container, Window::Last(last), None)
+    }
+
+    fn new(engine: &Engine, container: &str, window: Window, limit: Option<Duration>) -> Self {
+        let options = LogsOptions {
+            follow: limit.is_none(),
+            stdout: true,
+            stderr: true,
+            timestamps: true,
+            tail: match window {
+                Window::All => "all".to_owned(),
+                Window::Last(entries) => entries.to_string(),
+            },
+            ..LogsOptions::default()
+        };
+        Self {
+            stream: Box::pin(engine.docker.logs(container, Some(options))),
+            ready: VecDeque::new(),
+            limit,
+        }
+    }
+
+    /// The next entry.
+    pub(super) async fn next(&mut self) -> Result<Option<Entry>, Fault> {
+        loop {
+            if let Some(entry) = self.ready.pop_front() {
+                return Ok(Some(entry));
+            }
+            let next = self.stream.next();
+            let output = match self.limit {
+                None => next.await,
+                Some(limit) => tokio::time::timeout(limit, next)
+                    .await
+                    .map_err(|_| Fault::Silent(limit))?,
+            };
+            match output.transpose()? {
+                Some(output) => entries(output, |it| self.ready.push_back(it))?,
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_widen_to_everything() {
+        let mut window = Window::of(100);
+        let mut seen = Vec::new();
+        while let Some(wider) = window.wider(u64::MAX) {
+            seen.push(wider);
+            window = wider;
+        }
+        let last = [800, 6400, 51_200, 409_600].map(Window::Last);
+        assert_eq!(seen, [&last[..], &[Window::All]].concat());
+        // There were no more than were asked for.
+        assert_eq!(Window::Last(100).wider(99), Some(Window::All));
+        assert_eq!(Window::of(u64::MAX), Window::All);
+    }
+}
