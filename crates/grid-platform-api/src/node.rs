@@ -150,6 +150,10 @@ pub struct SpawnedNode {
     pub finished_at: Option<Timestamp>,
     /// What the node was asked to be.
     pub digest: Digest,
+    /// Its image as the platform has it, on platforms with images: `name@sha256:…` where it came from a registry, else its
+    /// own id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Where its data is on the host, where the host can see it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path: Option<PathBuf>,

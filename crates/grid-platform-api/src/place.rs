@@ -11,6 +11,7 @@ use crate::{MAIN_PORT, NodeId};
 /// |---|---|---|
 /// | `{node_id}` | `SUTRA_NODE_ID` | the node's id |
 /// | `{bind}` | `SUTRA_BIND` | the address to bind |
+/// | `{published}` | `SUTRA_PUBLISHED` | the address at which the platform lets clients in |
 /// | `{port}` | `SUTRA_PORT` | the main port to bind |
 /// | `{port.NAME}` | `SUTRA_PORT_NAME` | another port to bind |
 /// | `{data_path}` | `SUTRA_DATA_PATH` | its data, as the program sees it |
@@ -21,6 +22,7 @@ use crate::{MAIN_PORT, NodeId};
 /// let place = Place {
 ///     node_id: NodeId::new("n1")?,
 ///     bind: "127.0.0.1".parse().unwrap(),
+///     published: "127.0.0.1".parse().unwrap(),
 ///     ports: [("main".to_owned(), 6379)].into(),
 ///     data_path: "/data".into(),
 ///     secrets_dir: None,
@@ -35,6 +37,9 @@ pub struct Place {
     pub node_id: NodeId,
     /// The address the program binds.
     pub bind: IpAddr,
+    /// The address at which clients are let in: the request's own, where what the program binds is a container's. A
+    /// program that wants credentials beyond loopback goes by this one.
+    pub published: IpAddr,
     /// The ports the program binds, by name; the main one is [`MAIN_PORT`].
     pub ports: BTreeMap<String, u16>,
     /// Its data, as the program sees it.
@@ -73,6 +78,7 @@ impl Place {
         match name {
             "node_id" => Some(self.node_id.to_string()),
             "bind" => Some(self.bind.to_string()),
+            "published" => Some(self.published.to_string()),
             "data_path" => Some(self.data_path.clone()),
             "secrets_dir" => self.secrets_dir.clone(),
             "port" => self.ports.get(MAIN_PORT).map(u16::to_string),
@@ -88,6 +94,7 @@ impl Place {
         let mut env = BTreeMap::from([
             ("SUTRA_NODE_ID".to_owned(), self.node_id.to_string()),
             ("SUTRA_BIND".to_owned(), self.bind.to_string()),
+            ("SUTRA_PUBLISHED".to_owned(), self.published.to_string()),
             ("SUTRA_DATA_PATH".to_owned(), self.data_path.clone()),
         ]);
         if let Some(dir) = &self.secrets_dir {
@@ -114,6 +121,7 @@ mod tests {
         let place = Place {
             node_id: NodeId::new("n1").unwrap(),
             bind: "::1".parse().unwrap(),
+            published: "10.0.0.1".parse().unwrap(),
             ports: [("main".to_owned(), 1), ("peer-a".to_owned(), 2)].into(),
             data_path: "/d/{port}".into(),
             secrets_dir: None,
@@ -121,6 +129,7 @@ mod tests {
         let check = |text: &str, expect: &str| assert_eq!(place.expand(text), expect);
         check("{port}{port.peer-a}", "12");
         check("http://[{bind}]:{port}/", "http://[::1]:1/");
+        check("{published}", "10.0.0.1");
         check("{data_path}", "/d/{port}");
         check("{{port}}", "{1}");
         check("{", "{");

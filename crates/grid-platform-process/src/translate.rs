@@ -50,6 +50,7 @@ pub(crate) fn launch(intent: &Intent, ground: Ground) -> Launch {
     let place = Place {
         node_id: config.node_id.clone(),
         bind: config.bind_address,
+        published: config.bind_address,
         ports: intent.ports.clone(),
         data_path: intent.data_path.to_string_lossy().into_owned(),
         secrets_dir: ground
@@ -188,6 +189,7 @@ pub(crate) fn node(facts: &Facts<'_>) -> SpawnedNode {
             .filter(|_| !matches!(state, NodeState::Running | NodeState::Stopping))
             .and_then(|it| time(it.finished_ms)),
         digest: intent.digest.clone(),
+        image: None,
         data_path: Some(intent.data_path.clone()),
         labels: intent.config.labels.clone(),
         state,

@@ -169,6 +169,7 @@ fn node() -> impl Strategy<Value = SpawnedNode> {
                 created_at: Timestamp::from_millisecond(at).unwrap(),
                 started_at: None,
                 finished_at: Some(Timestamp::from_millisecond(at).unwrap()),
+                image: Some("x@sha256:1".into()),
                 data_path: Some("/data".into()),
                 labels: config.labels,
             },

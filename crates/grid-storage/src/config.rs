@@ -1,6 +1,6 @@
 //! What a server is told at its start.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +11,9 @@ pub struct StorageConfig {
     pub data_path: PathBuf,
     /// Where to listen; port 0 lets the system choose.
     pub listen: SocketAddr,
+    /// The address at which others reach it, where that is not the one it listens on: a container's port is published
+    /// by its engine. What is said of `listen` and loopback then holds of this one.
+    pub published: Option<IpAddr>,
     /// A file whose trimmed content is the bearer token that requests must carry. Required
     /// when `listen` is not a loopback address.
     pub token_file: Option<PathBuf>,
@@ -24,6 +27,7 @@ impl StorageConfig {
         Self {
             data_path: data_path.into(),
             listen,
+            published: None,
             token_file: None,
             limits: Limits::default(),
         }

@@ -118,6 +118,7 @@ mod tests {
             created_at: Timestamp::UNIX_EPOCH,
             started_at: None,
             finished_at: None,
+            image: None,
             data_path: None,
             labels: Default::default(),
         }

@@ -12,6 +12,7 @@ use crate::{
 pub(super) async fn run(context: &Context, args: &StorageArgs) -> Result<()> {
     parts::log_to_stderr(context);
     let mut config = StorageConfig::new(&args.data_path, args.listen);
+    config.published = args.published;
     config.token_file = context.global.token_file.clone();
     let fault = |error: grid_storage::Error| {
         let mut converted = Error::failed(error.to_string());

@@ -166,6 +166,7 @@ impl Record {
             started_at: run.started_at,
             finished_at: run.finished_at,
             digest: self.digest.clone(),
+            image: None,
             data_path: Some(self.data_path.clone()),
             labels: self.config.labels.clone(),
         }

@@ -319,6 +319,7 @@ impl Supervisor {
         let place = Place {
             node_id: self.id.clone(),
             bind: config.bind_address,
+            published: config.bind_address,
             ports: record.ports.clone(),
             data_path: record.data_path.display().to_string(),
             secrets_dir: (!record.secrets.is_empty()).then(|| format!("/secrets/{}", self.uid)),

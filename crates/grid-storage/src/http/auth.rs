@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::header::{AUTHORIZATION, HeaderMap};
 use subtle::ConstantTimeEq;
@@ -29,10 +29,11 @@ impl Token {
     /// Reads the token that `config` names; none is needed on loopback.
     pub(crate) fn load(config: &StorageConfig) -> Result<Option<Self>, Error> {
         let Some(path) = &config.token_file else {
-            return if is_loopback(config.listen) {
+            let reached = config.published.unwrap_or(config.listen.ip());
+            return if is_loopback(reached) {
                 Ok(None)
             } else {
-                Err(needed(config.listen))
+                Err(needed(SocketAddr::new(reached, config.listen.port())))
             };
         };
         let unusable = |problem: String| {
@@ -89,8 +90,8 @@ impl Token {
     }
 }
 
-fn is_loopback(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 fn needed(address: SocketAddr) -> Error {
