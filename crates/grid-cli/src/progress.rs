@@ -40,10 +40,11 @@ pub(crate) fn judge(goal: Goal, id: &NodeId, node: Option<&Node>) -> Progress {
         return overruled;
     }
     if node.observed_generation < node.generation {
-        return Progress::Waiting(match (&node.error, node.state) {
-            (Some(error), _) => error.message.clone(),
-            (None, State::Unknown) => "its agent is lost".to_owned(),
-            (None, _) => "the agent has not acted yet".to_owned(),
+        return Progress::Waiting(match (&node.progress, &node.error, node.state) {
+            (Some(progress), ..) => progress.to_string(),
+            (None, Some(error), _) => error.message.clone(),
+            (None, None, State::Unknown) => "its agent is lost".to_owned(),
+            (None, None, _) => "the agent has not acted yet".to_owned(),
         });
     }
     match (goal, node.state) {
@@ -51,11 +52,11 @@ pub(crate) fn judge(goal: Goal, id: &NodeId, node: Option<&Node>) -> Progress {
         (Goal::Running, State::Failed) => Progress::Failed(Box::new(why(node))),
         (Goal::Stopped, State::Stopped | State::Failed) => Progress::Done,
         (_, State::Unknown) => Progress::Waiting("its agent is lost".to_owned()),
-        (_, state) => Progress::Waiting(
-            node.error
-                .as_ref()
-                .map_or_else(|| state.as_str().to_owned(), |error| error.message.clone()),
-        ),
+        (_, state) => Progress::Waiting(match (&node.progress, &node.error) {
+            (Some(progress), _) => progress.to_string(),
+            (None, Some(error)) => error.message.clone(),
+            (None, None) => state.as_str().to_owned(),
+        }),
     }
 }
 
@@ -186,6 +187,13 @@ mod tests {
             Goal::Running,
             json(r#"{"observed_generation":1}"#),
             "waiting: the agent has not acted yet",
+        );
+        check(
+            Goal::Running,
+            json(
+                r#"{"observed_generation":1,"progress":{"message":"pulling the image `x`","parts":3,"parts_done":1,"bytes":2097152,"bytes_done":1048576}}"#,
+            ),
+            "waiting: pulling the image `x`: 1 of 3 parts, 1.0 of 2.0 MiB",
         );
         check(
             Goal::Running,

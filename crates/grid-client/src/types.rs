@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use grid_platform_api::{
-    ErrorReport, Exit, Failure, HealthCheck, NodeId, ReadyMode, RestartPolicy, RunAs, SecretValue,
-    StopPolicy,
+    ErrorReport, Exit, Failure, HealthCheck, NodeId, Progress, ReadyMode, RestartPolicy, RunAs,
+    SecretValue, StopPolicy,
 };
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use utoipa::{IntoParams, ToSchema};
@@ -227,6 +227,14 @@ pub struct Node {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub error: Option<ErrorReport>,
+    /// How far its agent is with what it waits for, such as its image's pull.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub progress: Option<Progress>,
+    /// Its image as the platform has it, on platforms with images: `name@sha256:...` where it came from a registry, else
+    /// its own id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// Labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -299,7 +307,7 @@ pub struct Event {
     pub id: u64,
     /// When, RFC 3339.
     pub at: String,
-    /// What: `node.created`, `node.changed`, `node.removed`, `agent.ready`, `agent.lost`, `agent.cordoned`,
+    /// What: `node.created`, `node.changed`, `node.progress`, `node.removed`, `agent.ready`, `agent.lost`, `agent.cordoned`,
     /// `agent.uncordoned`, `agent.refused`, `agent.removed`, `resync` (events before this one are no longer kept: read the lists again).
     pub kind: String,
     /// The node it is about.

@@ -153,6 +153,8 @@ pub(crate) fn node(
             .or_else(|| observed.map(|n| n.labels.clone()))
             .unwrap_or_default(),
         settings: wish.and_then(|r| r.settings.clone()),
+        image: observed.and_then(|n| n.image.clone()),
+        progress: None,
         created_at: wish
             .map(|r| r.created_at)
             .or_else(|| observed.map(|n| n.created_at))

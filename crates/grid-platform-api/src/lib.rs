@@ -37,6 +37,7 @@ pub use secret::SecretValue;
 pub use spawn::{MAIN_PORT, Program, RunAs, SpawnConfig, SpawnConfigBuilder};
 pub use stream::{
     LogCursor, LogItem, LogLine, LogPosition, LogSource, LogStream, NodeEvent, NodeEventStream,
+    Progress,
 };
 
 // The types of other crates in this crate's signatures, so that an embedder needs no versions of its own.

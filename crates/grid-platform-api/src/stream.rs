@@ -160,11 +160,61 @@ pub enum NodeEvent {
         /// Which incarnation.
         uid: NodeUid,
     },
+    /// How far the platform is with what a node waits for before its program can start, such as its image's pull. It
+    /// tells of a node that may have no record yet, and says nothing about any state; a later one takes its place, and
+    /// it is over with the call that it belongs to.
+    Progress {
+        /// The node.
+        node_id: NodeId,
+        /// How far it is.
+        progress: Progress,
+    },
     /// Events were lost; a `Snapshot` follows.
     Resync {
         /// Why: lower case, no full stop.
         reason: String,
     },
+}
+
+/// How far a platform is with something that takes a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    /// What is being done: lower case, no full stop.
+    pub message: String,
+    /// How many parts it has, such as an image's layers; 0 where there are none or it is not known yet.
+    pub parts: u32,
+    /// How many of them are done.
+    pub parts_done: u32,
+    /// How many bytes there are to do, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How many of them are done.
+    pub bytes_done: u64,
+}
+
+impl fmt::Display for Progress {
+    /// In a line: what is being done, and how much of it is.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: f64 = 1024.0 * 1024.0;
+        f.write_str(&self.message)?;
+        let mut lead = ": ";
+        if self.parts > 0 {
+            write!(f, "{lead}{} of {} parts", self.parts_done, self.parts)?;
+            lead = ", ";
+        }
+        let mib = |bytes: u64| bytes as f64 / MIB;
+        match self.bytes {
+            Some(bytes) => write!(
+                f,
+                "{lead}{:.1} of {:.1} MiB",
+                mib(self.bytes_done),
+                mib(bytes)
+            ),
+            None if self.bytes_done > 0 => write!(f, "{lead}{:.1} MiB", mib(self.bytes_done)),
+            None => Ok(()),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -218,5 +268,29 @@ mod tests {
         for text in ["", "tail", "tail:-1", "tail:x", "since:yesterday", "middle"] {
             assert!(text.parse::<LogCursor>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn progress_is_a_line() {
+        let check = |(parts_done, parts), (bytes_done, bytes), expect: &str| {
+            let progress = Progress {
+                message: "pulling".to_owned(),
+                parts,
+                parts_done,
+                bytes,
+                bytes_done,
+            };
+            assert_eq!(progress.to_string(), expect);
+        };
+        let mib = 1024 * 1024;
+        check((0, 0), (0, None), "pulling");
+        check((1, 3), (0, None), "pulling: 1 of 3 parts");
+        check((0, 0), (mib, Some(4 * mib)), "pulling: 1.0 of 4.0 MiB");
+        check((1, 3), (mib / 2, None), "pulling: 1 of 3 parts, 0.5 MiB");
+        check(
+            (1, 3),
+            (mib, Some(3 * mib)),
+            "pulling: 1 of 3 parts, 1.0 of 3.0 MiB",
+        );
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use grid_platform_api::{
-    Error, ErrorKind, ErrorReport, NodeEvent, NodeId, Platform, Result, SpawnedNode,
+    Error, ErrorKind, ErrorReport, NodeEvent, NodeId, Platform, Progress, Result, SpawnedNode,
 };
 use grid_proto::{Fence, Observation, Want, Wish};
 use tokio::{
@@ -62,6 +62,8 @@ pub(super) struct Actor {
     running: HashMap<NodeId, Running>,
     owners: HashMap<task::Id, NodeId>,
     tries: HashMap<NodeId, Tries>,
+    /// How far the calls in flight are, where the platform tells.
+    progress: BTreeMap<NodeId, Progress>,
     /// Nodes that were spawned again though their wish was done, because they vanished or were stopped.
     respawns: HashMap<NodeId, Respawns>,
     keep_ports: (mpsc::Sender<KeepPorts>, mpsc::Receiver<KeepPorts>),
@@ -77,6 +79,8 @@ struct Running {
     /// Whether the platform's events told of the node meanwhile. They end with its state as it is; what the call saw
     /// may be older.
     told: bool,
+    /// Told of each news of how far the call is.
+    heard: watch::Sender<()>,
     abort: AbortHandle,
 }
 
@@ -128,6 +132,7 @@ impl Actor {
             running: HashMap::new(),
             owners: HashMap::new(),
             tries: HashMap::new(),
+            progress: BTreeMap::new(),
             respawns: HashMap::new(),
             keep_ports: mpsc::channel(16),
             turn: Turn::default(),
@@ -312,6 +317,15 @@ impl Actor {
                     self.unsee(&node_id);
                 }
             }
+            NodeEvent::Progress { node_id, progress } => {
+                // What no call waits for is of one that has just ended.
+                if let Some(running) = self.running.get(&node_id) {
+                    running.heard.send_replace(());
+                    let told = Some(progress.clone());
+                    self.outbox.progress(node_id.clone(), told);
+                    self.progress.insert(node_id, progress);
+                }
+            }
             NodeEvent::Resync { reason } => tracing::debug!(reason, "the platform lost events"),
         }
     }
@@ -373,6 +387,9 @@ impl Actor {
             return;
         };
         self.turn.touched.insert(id.clone());
+        if self.progress.remove(&id).is_some() {
+            self.outbox.progress(id.clone(), None);
+        }
         if let (Some(running), Some(settled)) = (self.running.remove(&id), settled) {
             self.settled(&id, running, settled);
         }
@@ -537,6 +554,9 @@ impl Actor {
             let report = Some(&refused.report);
             self.outbox.applied(id, refused.generation, report, true);
         }
+        for (id, progress) in &self.progress {
+            self.outbox.progress(id.clone(), Some(progress.clone()));
+        }
     }
 
     /// Begins what is to be done about a node, unless it is being done or waits out a back-off.
@@ -565,12 +585,14 @@ impl Actor {
             return;
         }
         let platform = Arc::clone(&self.platform);
-        let act = settle(platform, entry.clone(), self.keep_ports.0.clone());
+        let (news, heard) = watch::channel(());
+        let act = settle(platform, entry.clone(), self.keep_ports.0.clone(), heard);
         let abort = self.tasks.spawn(act);
         self.owners.insert(abort.id(), id.clone());
         let running = Running {
             wish: entry.wish.clone(),
             told: false,
+            heard: news,
             abort,
         };
         self.running.insert(id.clone(), running);

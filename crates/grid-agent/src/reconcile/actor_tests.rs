@@ -56,6 +56,7 @@ impl Stage {
         Running {
             wish: self.wish.clone(),
             told: false,
+            heard: watch::channel(()).0,
             abort: tokio::spawn(pending::<()>()).abort_handle(),
         }
     }

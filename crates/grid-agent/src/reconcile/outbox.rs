@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use grid_platform_api::{ErrorReport, NodeId, NodeUid};
+use grid_platform_api::{ErrorReport, NodeId, NodeUid, Progress};
 use grid_proto::{
     Observation, report_to_json,
     v1::{self, from_agent::Message},
@@ -26,6 +26,8 @@ struct Pending {
     nodes: BTreeMap<NodeId, Word>,
     /// By the node's name on the wire: a refused wish may have one that is no id.
     applied: BTreeMap<String, v1::Applied>,
+    /// `None` says that it is over.
+    progress: BTreeMap<NodeId, Option<Progress>>,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,12 @@ impl Outbox {
         self.filled.notify_one();
     }
 
+    /// How far something is that a node waits for; `None` says that it is over.
+    pub(crate) fn progress(&self, node_id: NodeId, progress: Option<Progress>) {
+        self.pending().progress.insert(node_id, progress);
+        self.filled.notify_one();
+    }
+
     /// Forgets what waits, and tells of all nodes instead.
     pub(crate) fn restart(&self, all: Vec<Observation>) {
         *self.pending() = Pending {
@@ -107,9 +115,19 @@ impl Outbox {
             }),
         });
         let applied = pending.applied.into_values().map(Message::Applied);
+        let progress = pending.progress.into_iter().map(|(id, progress)| {
+            Message::Progress(v1::NodeProgress {
+                node_id: id.to_string(),
+                // A text and figures: it always has a JSON form.
+                progress_json: progress
+                    .map(|it| serde_json::to_string(&it).unwrap_or_default())
+                    .unwrap_or_default(),
+            })
+        });
         all.into_iter()
             .chain(nodes)
             .chain(applied)
+            .chain(progress)
             .map(|message| v1::FromAgent {
                 message: Some(message),
             })

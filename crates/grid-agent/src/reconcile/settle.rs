@@ -7,7 +7,7 @@ use grid_platform_api::{
     SpawnedNode,
 };
 use grid_proto::Want;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::decide::{Action, decide};
 use crate::desired::Entry;
@@ -66,27 +66,35 @@ pub(crate) struct KeepPorts {
     pub(crate) kept: oneshot::Sender<Result<()>>,
 }
 
-/// How long a call may take beyond what its request asks for: an image's pull, a volume's making. A call whose answer
-/// is lost would else hold its node up for ever.
+/// How long a call may take beyond what its request asks for, with no news of how far it is: an image's pull, a
+/// volume's making. A call whose answer is lost would else hold its node up for ever.
 const SLACK: Duration = Duration::from_secs(600);
 
-/// Looks at the node, decides, and does what is to be done. It may be dropped at any point and begun again.
+/// Looks at the node, decides, and does what is to be done. It may be dropped at any point and begun again. `heard`
+/// changes with each news of how far it is.
 pub(crate) async fn settle(
     platform: Arc<dyn Platform>,
     entry: Entry,
     keep_ports: mpsc::Sender<KeepPorts>,
+    mut heard: watch::Receiver<()>,
 ) -> Settled {
     let limit = SLACK + asked_for(&entry.wish.want);
-    match tokio::time::timeout(limit, act(platform, entry, keep_ports)).await {
-        Ok(settled) => settled,
-        Err(_) => Settled {
-            action: Action::Leave,
-            observed: Err(unseen()),
-            result: Err(Error::new(
-                ErrorKind::Timeout,
-                format!("the platform did not answer for {limit:?}"),
-            )),
-        },
+    let work = act(platform, entry, keep_ports);
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            settled = &mut work => return settled,
+            Ok(()) = heard.changed() => {}
+            () = tokio::time::sleep(limit) => break,
+        }
+    }
+    Settled {
+        action: Action::Leave,
+        observed: Err(unseen()),
+        result: Err(Error::new(
+            ErrorKind::Timeout,
+            format!("the platform did not answer for {limit:?}"),
+        )),
     }
 }
 
@@ -247,8 +255,18 @@ mod tests {
     use grid_platform_api::{Exit, Failure, FailureReason, Program, StopPolicy};
     use grid_platform_testing::{Fault, Faults, World};
     use grid_proto::Wish;
+    use tokio::time::Instant;
 
     use super::*;
+
+    async fn settle_alone(
+        platform: Arc<dyn Platform>,
+        entry: Entry,
+        keep_ports: mpsc::Sender<KeepPorts>,
+    ) -> Settled {
+        let (_news, heard) = watch::channel(());
+        settle(platform, entry, keep_ports, heard).await
+    }
 
     fn config() -> SpawnConfig {
         SpawnConfig::builder("n1", Program::binary("memory:server", [""; 0]))
@@ -272,16 +290,39 @@ mod tests {
         faults.add(Fault::drop_answer().on("spawn_node").times(1));
         let platform = Arc::new(faults);
         let (keep, _kept) = mpsc::channel(1);
-        let settled = settle(platform.clone(), entry(config()), keep.clone()).await;
+        let settled = settle_alone(platform.clone(), entry(config()), keep.clone()).await;
         let (error, last) = settled.failure().unwrap();
         assert_eq!((error.kind(), last), (ErrorKind::Timeout, false));
-        let settled = settle(platform, entry(config()), keep).await;
+        let settled = settle_alone(platform, entry(config()), keep).await;
         assert!(settled.failure().is_none());
         assert_eq!(
             world.boots(&config().node_id).len(),
             1,
             "it was there already"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_is_told_of_may_take_as_long_as_it_takes() {
+        let faults = Faults::new(Arc::new(World::new().open()), 1);
+        faults.add(Fault::drop_answer().on("spawn_node").times(1));
+        let (keep, _kept) = mpsc::channel(1);
+        let (news, heard) = watch::channel(());
+        let begun = Instant::now();
+        let telling = async {
+            for _ in 0..10 {
+                tokio::time::sleep(SLACK / 2).await;
+                news.send_replace(());
+            }
+            std::future::pending::<()>().await;
+        };
+        let settled = tokio::select! {
+            settled = settle(Arc::new(faults), entry(config()), keep, heard) => settled,
+            () = telling => unreachable!(),
+        };
+        let (error, _) = settled.failure().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(begun.elapsed() > 5 * SLACK, "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
@@ -303,7 +344,7 @@ mod tests {
             request.kept.send(Ok(())).unwrap();
         };
         let platform = Arc::new(faults);
-        let (settled, ()) = tokio::join!(settle(platform, entry(changed), keep), answer);
+        let (settled, ()) = tokio::join!(settle_alone(platform, entry(changed), keep), answer);
         assert!(settled.failure().is_none(), "{settled:?}");
         let node = settled.observed.unwrap().unwrap();
         assert!(node.state.is_running());
@@ -338,7 +379,7 @@ mod tests {
                 let mut entry = entry(changed);
                 let (keep, mut kept) = mpsc::channel::<KeepPorts>(1);
                 let (settled, ports) = tokio::join!(
-                    settle(Arc::clone(&faults), entry.clone(), keep.clone()),
+                    settle_alone(Arc::clone(&faults), entry.clone(), keep.clone()),
                     async {
                         let request = kept.recv().await.unwrap();
                         request.kept.send(Ok(())).unwrap();
@@ -356,7 +397,7 @@ mod tests {
                     }
                 };
                 let again = async {
-                    let settled = settle(faults, entry, keep).await;
+                    let settled = settle_alone(faults, entry, keep).await;
                     assert!(
                         settled.failure().is_none(),
                         "{operation} {after}: {settled:?}"
@@ -411,7 +452,7 @@ mod tests {
                 }
                 last
             };
-            let (settled, last) = tokio::join!(settle(asked, entry, keep), answer);
+            let (settled, last) = tokio::join!(settle_alone(asked, entry, keep), answer);
             assert!(settled.failure().is_none(), "{settled:?}");
             assert_eq!(last, Some(BTreeMap::new()), "the port is no longer its own");
             let new = platform.get_node_status(&old.node_id).await.unwrap();
@@ -436,7 +477,7 @@ mod tests {
                 .times(1),
         );
         let (keep, _kept) = mpsc::channel::<KeepPorts>(1);
-        let settled = settle(Arc::new(faults), entry(config()), keep).await;
+        let settled = settle_alone(Arc::new(faults), entry(config()), keep).await;
         let (error, last) = settled.failure().unwrap();
         assert_eq!((error.kind(), last), (ErrorKind::PortInUse, true));
         let node = platform.get_node_status(&old.node_id).await.unwrap();

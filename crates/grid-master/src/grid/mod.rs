@@ -14,7 +14,7 @@ use std::{
 };
 
 use grid_client::State;
-use grid_platform_api::{ErrorReport, NodeId, Result};
+use grid_platform_api::{ErrorReport, NodeId, Progress, Result};
 use grid_proto::Fence;
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +62,8 @@ struct Live {
     /// When the last session of this master's life was heard last.
     heard: Option<Heard>,
     seen: HashMap<NodeId, Arc<Seen>>,
+    /// How far it is with what wished nodes of its wait for. It is of its session.
+    progress: HashMap<NodeId, Progress>,
     /// Why it was refused when it last tried to connect.
     refused: Option<ErrorReport>,
 }
@@ -277,6 +279,7 @@ impl Listener for Grid {
                 inner.glances.remove(id);
                 if let Some(live) = inner.live.get_mut(&agent) {
                     live.seen.remove(id);
+                    live.progress.remove(id);
                 }
                 inner.sort_in(&agent, id);
                 if let Some(session) = &session {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use grid_platform_api::{ErrorReport, NodeId};
+use grid_platform_api::{ErrorReport, NodeId, Progress};
 use grid_proto::Observation;
 
 use super::{Grid, Inner};
@@ -75,6 +75,28 @@ impl Grid {
             .is_some_and(|n| uid.is_empty() || n.uid.as_str() == uid);
         if is_this {
             self.see(&mut inner, agent, id, |seen| seen.node = None);
+        }
+    }
+
+    /// How far a session's agent is with what a wished node waits for; `None` says that it is over.
+    pub(crate) fn progress(&self, session: &Arc<Session>, id: &NodeId, progress: Option<Progress>) {
+        let agent = session.agent.as_str();
+        let mut inner = self.inner();
+        if inner.wish_of(agent, id).is_none() {
+            return;
+        }
+        let Some(live) = inner.speaks_for(session) else {
+            return;
+        };
+        let Some(progress) = progress else {
+            // What has come of it is told by what is seen next.
+            live.progress.remove(id);
+            return;
+        };
+        let message = format!("the node `{id}` waits: {progress}");
+        if live.progress.insert(id.clone(), progress.clone()) != Some(progress) {
+            let state = inner.glances.get(id).map(|it| it.state);
+            self.tell("node.progress", Some(id), Some(agent), state, message);
         }
     }
 

@@ -34,6 +34,7 @@ impl Grid {
         live.lost = false;
         // Not told as events: it tells in a moment, and most nodes are as they were.
         live.told = false;
+        live.progress.clear();
         live.refused = None;
         live.heard = Some(Heard::now());
         inner.absent.remove(agent);
@@ -48,6 +49,7 @@ impl Grid {
         };
         live.heard = Some(session.heard());
         live.session = None;
+        live.progress.clear();
         inner.absent.insert(session.agent.clone());
         true
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use grid_client::{Agent, Node, State};
-use grid_platform_api::NodeId;
+use grid_platform_api::{NodeId, Progress};
 use grid_proto::Fence;
 use tokio_util::sync::CancellationToken;
 
@@ -163,18 +163,21 @@ struct Parts {
     seen: Option<Arc<Seen>>,
     platform: Option<Arc<AgentRow>>,
     unknown: bool,
+    progress: Option<Progress>,
 }
 
 impl Parts {
     fn show(&self) -> Node {
-        view::node(
+        let mut node = view::node(
             &self.id,
             &self.agent,
             self.platform.as_ref().map(|a| a.info.platform.as_str()),
             self.row.as_deref(),
             self.seen.as_deref(),
             self.unknown,
-        )
+        );
+        node.progress.clone_from(&self.progress);
+        node
     }
 }
 
@@ -186,6 +189,11 @@ fn parts(inner: &Inner, agent: &str, id: &NodeId, row: Option<&Arc<NodeRow>>) ->
         seen: inner.seen(agent, id).cloned(),
         platform: inner.platform(agent).cloned(),
         unknown: inner.unknown(agent, id),
+        progress: inner
+            .live
+            .get(agent)
+            .and_then(|live| live.progress.get(id))
+            .cloned(),
     }
 }
 

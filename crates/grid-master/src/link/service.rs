@@ -31,6 +31,8 @@ use crate::{
 const QUEUE: usize = 16;
 /// The longest report of one node, or of one error, in bytes: its settings and the last lines of its log.
 const REPORT_BYTES: usize = 256 * 1024;
+/// The longest report of how far something is, in bytes: a line and some figures.
+const PROGRESS_BYTES: usize = 4 * 1024;
 
 /// The service.
 #[derive(Clone)]
@@ -413,6 +415,17 @@ fn take(app: &Arc<App>, session: &Arc<Session>, message: from_agent::Message) {
                 let task = app.clone();
                 app.tasks
                     .spawn(async move { task.forget(id, generation).await });
+            }
+        }
+        from_agent::Message::Progress(told) => {
+            let progress = match told.progress_json.as_str() {
+                "" => Some(None),
+                // One that cannot be read is not shown; a later one takes its place.
+                json if json.len() <= PROGRESS_BYTES => serde_json::from_str(json).ok().map(Some),
+                _ => None,
+            };
+            if let (Ok(id), Some(progress)) = (NodeId::new(told.node_id), progress) {
+                app.grid.progress(session, &id, progress);
             }
         }
         from_agent::Message::Answer(answer) => session.answer(answer),
