@@ -1,13 +1,21 @@
 //! The connection to the engine: where it is, which version is spoken, and that every call has its limit.
 //!
-//! Where the engine is say the settings, a Docker context or the default (`context.rs`).
+//! Where the engine is say the settings, a Docker context or the default (`context.rs`); how it is reached says
+//! `transport.rs`. Nothing is held open between calls, so that an engine that was restarted, or is another version
+//! since, is spoken to as if it had never been away.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bollard::{Docker, errors::Error as Client};
-use grid_platform_api::Result;
+use futures::{Stream, StreamExt};
+use grid_platform_api::{ErrorKind, Result};
 
-use crate::{config::DockerConfig, error::Fault};
+use crate::{
+    config::DockerConfig,
+    context,
+    error::{Fault, error},
+    transport::{ApiVersion, Transport},
+};
 
 /// How long an ordinary call may take: one that neither waits for a program nor moves data.
 pub(crate) const CALL: Duration = Duration::from_secs(30);
@@ -21,6 +29,7 @@ pub(crate) struct Engine {
     pub(crate) docker: Docker,
     /// Where the engine is, as people write it.
     pub(crate) host: String,
+    transport: Arc<Transport>,
 }
 
 impl Engine {
@@ -29,18 +38,46 @@ impl Engine {
     /// # Errors
     /// `Unavailable`, `PermissionDenied`, `Timeout`; `Unsupported` for an engine that is too old; `InvalidConfig`.
     pub(crate) async fn connect(config: &DockerConfig) -> Result<Self> {
-        let host = config
-            .host
-            .clone()
-            .unwrap_or_else(|| "unix:///var/run/docker.sock".to_owned());
-        let docker =
-            Docker::connect_with_unix(&host, 24 * 60 * 60, bollard::API_DEFAULT_VERSION)
-                .map_err(|e| Fault::from(e).into_error(format!("reach the engine at `{host}`")))?;
-        let docker = docker
-            .negotiate_version()
+        let engine = Self::find(config).await?;
+        engine.version().await?;
+        Ok(engine)
+    }
+
+    /// Finds the engine, and does not ask whether it is there.
+    ///
+    /// # Errors
+    /// `InvalidConfig` for settings, a context or certificates that are none.
+    pub(crate) async fn find(config: &DockerConfig) -> Result<Self> {
+        let settings = config.clone();
+        let address = tokio::task::spawn_blocking(move || context::resolve(&settings))
             .await
-            .map_err(|e| Fault::from(e).into_error(format!("reach the engine at `{host}`")))?;
-        Ok(Self { docker, host })
+            .map_err(|e| {
+                error(ErrorKind::Internal, "reading settings was cut short").with_source(e)
+            })??;
+        let transport = Transport::new(address);
+        let docker = transport
+            .client()
+            .map_err(|e| Fault::from(e).into_error("make a client of the engine"))?;
+        Ok(Self {
+            docker,
+            host: transport.address().to_string(),
+            transport,
+        })
+    }
+
+    /// The version of the API that is spoken; whether the engine answers at all.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub(crate) async fn version(&self) -> Result<ApiVersion> {
+        let asked = async { self.transport.version().await.map_err(Client::from) };
+        self.call("ask the engine for its version", CALL, asked)
+            .await
+    }
+
+    /// Whether what is sent to the engine, secrets too, can be read on its way.
+    pub(crate) fn is_plain_beyond_host(&self) -> bool {
+        self.transport.address().is_plain_beyond_host()
     }
 
     /// One call, within its limit; the caller looks at what the engine refuses.
@@ -72,4 +109,21 @@ impl Engine {
             .await
             .map_err(|fault| fault.into_error(what))
     }
+
+    /// The next of a stream's items, within a limit of its own: a stream may go on for ever, and each wait may not.
+    ///
+    /// # Errors
+    /// The engine's refusal, or that nothing came in time. `Ok(None)` is the end.
+    pub(crate) async fn next<T>(
+        &self,
+        limit: Duration,
+        stream: &mut (impl Stream<Item = Result<T, Client>> + Unpin),
+    ) -> Result<Option<T>, Fault> {
+        self.ask(limit, async { stream.next().await.transpose() })
+            .await
+    }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -5,6 +5,8 @@ use std::{fmt, io, time::Duration};
 use bollard::errors::Error as Client;
 use grid_platform_api::{Error, ErrorKind};
 
+use crate::transport::{Obstacle, Why};
+
 /// The platform's name in errors, nodes and settings.
 pub(crate) const PLATFORM: &str = "docker";
 
@@ -34,8 +36,10 @@ pub(crate) enum Fault {
     },
     /// No answer came within this time.
     Silent(Duration),
-    /// It cannot be reached, or the connection broke.
-    Unreachable(io::Error),
+    /// It cannot be reached.
+    Away(Obstacle),
+    /// The connection broke in the middle of its answer.
+    Broken(io::Error),
     /// It answered what cannot be understood.
     Strange(String),
 }
@@ -54,13 +58,11 @@ impl From<Client> for Fault {
                 status: 500,
                 message: error,
             },
-            Client::IOError { err } => Self::Unreachable(err),
-            Client::HyperResponseError { err } => Self::Unreachable(io::Error::other(err)),
-            Client::HyperLegacyError { err } => Self::Unreachable(io::Error::other(err)),
-            Client::SocketNotFoundError(path) => Self::Unreachable(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("there is no socket `{path}`"),
-            )),
+            Client::IOError { err } => match err.downcast::<Obstacle>() {
+                Ok(obstacle) => Self::Away(obstacle),
+                Err(err) => Self::Broken(err),
+            },
+            Client::HyperResponseError { err } => Self::Broken(io::Error::other(err)),
             Client::RequestTimeoutError => Self::Silent(Duration::ZERO),
             other => Self::Strange(other.to_string()),
         }
@@ -72,7 +74,8 @@ impl fmt::Display for Fault {
         match self {
             Self::Refused { message, .. } => f.write_str(message.trim()),
             Self::Silent(limit) => write!(f, "no answer within {limit:?}"),
-            Self::Unreachable(error) => error.fmt(f),
+            Self::Away(obstacle) => obstacle.fmt(f),
+            Self::Broken(error) => error.fmt(f),
             Self::Strange(what) => f.write_str(what),
         }
     }
@@ -81,7 +84,7 @@ impl fmt::Display for Fault {
 impl std::error::Error for Fault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Unreachable(error) => error.source(),
+            Self::Broken(error) => error.source(),
             _ => None,
         }
     }
@@ -96,7 +99,7 @@ impl Fault {
         }
     }
 
-    /// The contract's error: `cannot <what>`.
+    /// The contract's error: `cannot <what>`, or that the engine cannot be reached.
     pub(crate) fn into_error(self, what: impl fmt::Display) -> Error {
         let (kind, hint) = match &self {
             Self::Refused {
@@ -112,16 +115,17 @@ impl Fault {
             Self::Refused { .. } | Self::Strange(_) => (ErrorKind::Internal, None),
             Self::Silent(_) => (
                 ErrorKind::Timeout,
-                Some("The engine hangs: look at its log (`journalctl -u docker`), and restart it."),
+                Some(
+                    "The engine hangs: look at its log (`journalctl -u docker`), and restart it (`sudo systemctl restart docker`).",
+                ),
             ),
-            Self::Unreachable(e) if is_forbidden(e) => (
-                ErrorKind::PermissionDenied,
-                Some("Add the agent's user to the `docker` group, or set `host`."),
-            ),
-            Self::Unreachable(_) => (
+            Self::Broken(_) => (
                 ErrorKind::Unavailable,
-                Some("Start the engine (`systemctl start docker`), or set `host`."),
+                Some(
+                    "The engine is restarting, or was ended: it is tried again, and `sudo systemctl start docker` starts it.",
+                ),
             ),
+            Self::Away(_) => return self.away(),
         };
         let failed = error(kind, format!("cannot {what}")).with_source(self);
         match hint {
@@ -129,19 +133,55 @@ impl Fault {
             None => failed,
         }
     }
-}
 
-/// Whether the system refused the connection for lack of rights, at any depth.
-fn is_forbidden(error: &io::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(current) = next {
-        let refused = current
-            .downcast_ref::<io::Error>()
-            .is_some_and(|it| it.kind() == io::ErrorKind::PermissionDenied);
-        if refused {
-            return true;
-        }
-        next = current.source();
+    /// The error of an engine that cannot be reached. What it was to do says nothing about that.
+    fn away(self) -> Error {
+        let Self::Away(obstacle) = &self else {
+            return error(ErrorKind::Internal, "the engine was reached");
+        };
+        let (kind, hint) = match &obstacle.why {
+            Why::Connect(e) if e.kind() == io::ErrorKind::PermissionDenied => (
+                ErrorKind::PermissionDenied,
+                "Add the agent's user to the `docker` group and start the agent in a new login, or name an engine of that user's by `docker.host` or `DOCKER_HOST`.",
+            ),
+            Why::Connect(_) => (
+                ErrorKind::Unavailable,
+                "Start the engine (`sudo systemctl start docker`; on macOS open Docker Desktop), or name another one by `docker.host` or `DOCKER_HOST`.",
+            ),
+            Why::Lost(_) => (
+                ErrorKind::Unavailable,
+                "The engine is restarting, or was ended: it is tried again, and `sudo systemctl start docker` starts it.",
+            ),
+            Why::Untrusted(_) => (
+                ErrorKind::PermissionDenied,
+                "Put the certificate of the authority that signed the engine's into `ca.pem` in `docker.cert_path`, and name the engine as its certificate does.",
+            ),
+            Why::Unknown(_) => (
+                ErrorKind::PermissionDenied,
+                "Put a certificate that the engine's own authority signed into `cert.pem` in `docker.cert_path`, and its key into `key.pem`.",
+            ),
+            Why::NotTls(_) => (
+                ErrorKind::InvalidConfig,
+                "Start the engine with `--tlsverify`, or unset `docker.cert_path` and `DOCKER_CERT_PATH`.",
+            ),
+            Why::WantsTls => (
+                ErrorKind::InvalidConfig,
+                "Set `docker.cert_path` or `DOCKER_CERT_PATH` to the directory of `ca.pem`, `cert.pem` and `key.pem`.",
+            ),
+            Why::NotAnEngine(_) => (
+                ErrorKind::InvalidConfig,
+                "Something else listens there: name the engine by `docker.host` or `DOCKER_HOST`.",
+            ),
+            Why::TooOld(_) => (
+                ErrorKind::Unsupported,
+                "Upgrade it: Docker Engine 20.10 and Podman 3 speak 1.41.",
+            ),
+            Why::TooNew(_) => (
+                ErrorKind::Unsupported,
+                "Upgrade the agent: this one is too old for that engine.",
+            ),
+        };
+        let message = format!("cannot reach the Docker engine at `{}`", obstacle.at);
+        error(kind, message).with_source(self).with_hint(hint)
     }
-    false
 }

@@ -15,6 +15,7 @@ mod probe;
 mod secrets;
 mod storage;
 mod translate;
+mod transport;
 mod usage;
 mod volumes;
 mod watch;
