@@ -7,7 +7,7 @@ use grid_platform_api::{
     wrap::{Limit, Trace},
 };
 
-use crate::settings::{PortRange, Programs, Settings, known_platform};
+use crate::settings::{DockerSection, PortRange, Programs, Settings, known_platform};
 
 /// How many spawns, and how many stops and removes, run at a time.
 const CONCURRENT: usize = 16;
@@ -33,6 +33,8 @@ pub struct PlatformConfig {
     pub port_range: Option<PortRange>,
     /// The image of nodes whose request names none.
     pub docker_image: Option<String>,
+    /// The engine, and what is allowed of it.
+    pub docker: DockerSection,
     /// The namespace.
     pub k8s_namespace: Option<String>,
     /// The kubeconfig file.
@@ -62,6 +64,7 @@ impl PlatformConfig {
             search_path: storage.search_path.clone(),
             port_range: storage.port_range,
             docker_image: storage.docker_image.clone(),
+            docker: settings.docker.clone(),
             k8s_namespace: storage.k8s_namespace.clone(),
             k8s_kubeconfig: storage.k8s_kubeconfig.clone(),
         }
@@ -78,11 +81,11 @@ impl PlatformConfig {
 /// use grid_agent::{PlatformConfig, create_platform};
 ///
 /// let config = PlatformConfig {
-///     docker_image: Some("sutra-storage:latest".to_string()),
+///     k8s_namespace: Some("sutra-grid".to_string()),
 ///     ..Default::default()
 /// };
-/// let error = create_platform("docker", config).await.err().unwrap();
-/// assert!(error.hint().unwrap().contains("platform-docker"));
+/// let error = create_platform("kubernetes", config).await.err().unwrap();
+/// assert!(error.hint().unwrap().contains("platform-kubernetes"));
 /// # }
 /// ```
 ///
@@ -99,6 +102,7 @@ pub async fn create_platform(name: &str, config: PlatformConfig) -> Result<Arc<d
     };
     let inner = match platform {
         "process" => process(config).await?,
+        "docker" => docker(config).await?,
         _ => return Err(not_there_yet(platform, feature)),
     };
     let limited = Limit::new(inner, CONCURRENT);
@@ -147,6 +151,62 @@ async fn process(config: PlatformConfig) -> Result<Arc<dyn Platform>> {
     Ok(Arc::new(ProcessPlatform::open(process).await?))
 }
 
+#[cfg(not(feature = "platform-docker"))]
+async fn docker(_: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    let message = "the docker platform is not compiled into this agent";
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .with_platform("docker")
+        .with_hint("Build it with `cargo build --release --features platform-docker`."))
+}
+
+#[cfg(feature = "platform-docker")]
+async fn docker(config: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    use grid_platform_docker::{Allow, DockerConfig, DockerPlatform, Pull, Security};
+
+    use crate::settings::{Images, PullPolicy};
+
+    let section = config.docker;
+    let mut docker = DockerConfig::new(config.state_dir, config.data_path);
+    docker.storage_roots = config.storage_roots;
+    docker.users = config.users;
+    docker.images = match section.images {
+        Images::Any => Allow::Any,
+        Images::Only(mut list) => {
+            list.extend(config.docker_image);
+            Allow::Only(list)
+        }
+    };
+    docker.host = section.host;
+    docker.context = section.context;
+    docker.cert_path = section.cert_path;
+    docker.config_file = section.config_file;
+    docker.pull = match section.pull {
+        PullPolicy::IfMissing => Pull::IfMissing,
+        PullPolicy::Always => Pull::Always,
+        PullPolicy::Never => Pull::Never,
+    };
+    docker.image_archive = section.image_archive;
+    docker.network = section.network;
+    docker.advertise_address = section.advertise_address;
+    if let Some(user) = section.user {
+        docker.user = user;
+    }
+    if let Some(mib) = section.log_max_mb {
+        docker.log_max_bytes = u64::from(mib) << 20;
+    }
+    let security = section.security;
+    docker.security = Security {
+        run_as_image_user: security.run_as_image_user,
+        cap_add: security.cap_add,
+        writable_root: security.writable_root,
+        allow_new_privileges: security.allow_new_privileges,
+    };
+    if let Some(range) = config.port_range {
+        docker.port_range = (range.first, range.last);
+    }
+    Ok(Arc::new(DockerPlatform::open(docker).await?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,6 +214,7 @@ mod tests {
     #[tokio::test]
     async fn a_platform_that_is_not_there_names_its_feature() {
         for (name, feature) in [
+            #[cfg(not(feature = "platform-docker"))]
             ("docker", "platform-docker"),
             ("k8s", "platform-kubernetes"),
             ("kubernetes", "platform-kubernetes"),

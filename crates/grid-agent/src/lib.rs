@@ -20,5 +20,8 @@ pub use agent::{run, run_with};
 pub use doctor::doctor;
 pub use factory::{PlatformConfig, create_platform};
 pub use logging::init_logging;
-pub use settings::{AgentSection, LogFormat, PortRange, Programs, Settings, StorageSection};
+pub use settings::{
+    AgentSection, DockerSection, Images, LogFormat, PortRange, Programs, PullPolicy,
+    SecuritySection, Settings, StorageSection,
+};
 pub use stop::{Stopped, stop_nodes};

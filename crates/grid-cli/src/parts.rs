@@ -13,7 +13,7 @@ use crate::{
     args::{AgentChildArgs, MasterChildArgs},
     context::{Addresses, Context},
     error::{Error, Result},
-    local::{AGENT_ID, RunLock, StateDir},
+    local::{AGENT_ID, OwnImage, PlatformName, RunLock, StateDir},
     output,
 };
 
@@ -62,7 +62,19 @@ pub(crate) async fn master(context: &Context, args: MasterChildArgs) -> Result<(
 pub(crate) async fn agent(context: &Context, args: AgentChildArgs) -> Result<()> {
     log_to_stderr(context);
     let _lock = hold(args.run_lock.as_deref()).await?;
-    let mut settings = agent_settings(&args.dir, &args.data, &args.agent_id, &own_path()?);
+    let (state, exe) = (context.state()?, own_path()?);
+    let platform = state.platform()?;
+    let own = own_image(&state, &exe)?;
+    if platform.name == PlatformName::Docker {
+        let (own, exe) = (own.clone(), exe.clone());
+        tokio::task::spawn_blocking(move || own.make(&exe))
+            .await
+            .map_err(|error| {
+                Error::failed("making an image was cut short").with_source(&error)
+            })??;
+    }
+    let mut settings = agent_settings(&args.dir, &args.data, &args.agent_id);
+    platform.set(&mut settings, &exe, || own);
     settings.agent.master_host = args.grpc.to_string();
     settings.agent.token_file = context.global.token_file.clone();
     let shutdown = asked_to_end()?;
@@ -71,13 +83,13 @@ pub(crate) async fn agent(context: &Context, args: AgentChildArgs) -> Result<()>
 
 /// Stops every node of this grid's agent, which must not run; with `purge` removes them with all their data.
 pub(crate) async fn stop_nodes(state: &StateDir, exe: &Path, purge: bool) -> Result<()> {
-    grid_agent::stop_nodes(&local_agent(state, exe), purge).await?;
+    grid_agent::stop_nodes(&local_agent(state, exe)?, purge).await?;
     Ok(())
 }
 
 /// What the agent of `grid up` needs and has.
 pub(crate) async fn examine_agent(state: &StateDir) -> Result<Vec<Check>> {
-    let mut settings = local_agent(state, &own_path()?);
+    let mut settings = local_agent(state, &own_path()?)?;
     if let Some(addresses) = Addresses::read(&state.master())? {
         settings.agent.master_host = addresses.grpc.to_string();
     }
@@ -85,29 +97,25 @@ pub(crate) async fn examine_agent(state: &StateDir) -> Result<Vec<Check>> {
     Ok(grid_agent::doctor(&settings).await)
 }
 
-fn local_agent(state: &StateDir, exe: &Path) -> grid_agent::Settings {
-    agent_settings(&state.agent(), &state.data(), AGENT_ID, exe)
+fn local_agent(state: &StateDir, exe: &Path) -> Result<grid_agent::Settings> {
+    let mut settings = agent_settings(&state.agent(), &state.data(), AGENT_ID);
+    let own = own_image(state, exe)?;
+    state.platform()?.set(&mut settings, exe, || own);
+    Ok(settings)
+}
+
+/// This program as an image, among what belongs to one start of the grid.
+fn own_image(state: &StateDir, exe: &Path) -> Result<OwnImage> {
+    OwnImage::of(exe, &state.run()).map_err(|error| Error::io("look at", exe, &error))
 }
 
 /// An agent for who runs it: it allows what its own user may do anyway.
-fn agent_settings(dir: &Path, data: &Path, agent_id: &str, exe: &Path) -> grid_agent::Settings {
+fn agent_settings(dir: &Path, data: &Path, agent_id: &str) -> grid_agent::Settings {
     let mut settings = grid_agent::Settings::default();
     settings.agent.agent_id = Some(agent_id.to_owned());
     settings.agent.state_dir = Some(dir.to_owned());
-    settings.storage.binary_path = Some(exe.to_owned());
-    settings.storage.args = [
-        "storage",
-        "--data-path",
-        "{data_path}",
-        "--listen",
-        "{bind}:{port}",
-    ]
-    .map(str::to_owned)
-    .to_vec();
-    settings.storage.health_path = Some("/readyz".to_owned());
     settings.storage.data_path = Some(data.to_owned());
     settings.storage.storage_roots = vec![PathBuf::from("/")];
-    settings.storage.programs = grid_agent::Programs::Any;
     if rustix::process::geteuid().is_root() {
         // Root may run anything as anybody, so its nodes may too; others have only themselves.
         let accounts = std::fs::read_to_string("/etc/passwd").unwrap_or_default();

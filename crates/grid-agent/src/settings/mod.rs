@@ -1,5 +1,6 @@
 //! The agent's settings.
 
+mod docker;
 mod values;
 
 use std::{
@@ -12,6 +13,7 @@ use grid_platform_api::{HealthCheck, NodeId, Program};
 use serde::{Deserialize, Serialize};
 
 use crate::master::MasterAddress;
+pub use docker::{DockerSection, Images, PullPolicy, SecuritySection};
 pub use values::{LogFormat, PortRange, Programs};
 
 /// The settings of an agent: what stands in `grid-agent.toml`.
@@ -24,6 +26,8 @@ pub struct Settings {
     pub agent: AgentSection,
     /// What its nodes are, and what is allowed to them.
     pub storage: StorageSection,
+    /// Of the docker platform: its engine.
+    pub docker: DockerSection,
 }
 
 /// `[agent]`.
@@ -72,9 +76,9 @@ impl Default for AgentSection {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSection {
-    /// The program of nodes whose request names none. It is always allowed.
+    /// Of platforms that run programs of the host: the program of nodes whose request names none. It is always allowed.
     pub binary_path: Option<PathBuf>,
-    /// Its arguments, with `{port}`, `{bind}`, `{data_path}`, `{node_id}` and `{secrets_dir}`.
+    /// Its arguments, or those of `docker_image`, with `{port}`, `{bind}`, `{data_path}`, `{node_id}` and `{secrets_dir}`.
     pub args: Vec<String>,
     /// The path of its HTTP health check; left out, there is none.
     pub health_path: Option<String>,
@@ -92,7 +96,7 @@ pub struct StorageSection {
     /// choice.
     #[serde(skip)]
     pub search_path: Vec<PathBuf>,
-    /// Of the docker and kubernetes platforms: the image of nodes whose request names none.
+    /// Of the docker and kubernetes platforms: the image of nodes whose request names none. It is always allowed.
     pub docker_image: Option<String>,
     /// Of the kubernetes platform: the namespace.
     pub k8s_namespace: Option<String>,
@@ -161,6 +165,9 @@ impl Settings {
         for path in paths.into_iter().flatten() {
             absolute(path)?;
         }
+        if known_platform(&self.agent.platform).is_some_and(|(name, _)| name == "docker") {
+            self.docker.fill(environment)?;
+        }
         let mut programs: Vec<_> = self.storage.binary_path.iter_mut().collect();
         if let Programs::Only(list) = &mut self.storage.programs {
             programs.extend(list);
@@ -205,10 +212,28 @@ impl Settings {
         }
         let foreign = [
             (
+                "storage.binary_path",
+                self.storage.binary_path.is_some(),
+                "process",
+                &["process", "systemd"][..],
+            ),
+            (
+                "storage.programs",
+                self.storage.programs != Programs::default(),
+                "process",
+                &["process", "systemd"],
+            ),
+            (
+                self.docker.first_given().unwrap_or("docker"),
+                self.docker.first_given().is_some(),
+                "docker",
+                &["docker"],
+            ),
+            (
                 "storage.docker_image",
                 self.storage.docker_image.is_some(),
                 "docker",
-                &["docker", "kubernetes"][..],
+                &["docker", "kubernetes"],
             ),
             (
                 "storage.k8s_namespace",
@@ -233,15 +258,19 @@ impl Settings {
                 )));
             }
         }
-        if self.storage.binary_path.is_none() {
+        if self.storage.binary_path.is_none() && self.storage.docker_image.is_none() {
             let of_program = [
                 ("storage.args", !self.storage.args.is_empty()),
                 ("storage.health_path", self.storage.health_path.is_some()),
             ];
             if let Some((key, _)) = of_program.iter().find(|(_, given)| *given) {
                 return Err(
-                    about(key, "belongs to a program, and none is set".to_owned())
-                        .with_hint("Set `storage.binary_path` too."),
+                    about(key, "belongs to a program, and none is set".to_owned()).with_hint(
+                        match platform {
+                            "docker" | "kubernetes" => "Set `storage.docker_image` too.",
+                            _ => "Set `storage.binary_path` too.",
+                        },
+                    ),
                 );
             }
         }
@@ -262,14 +291,27 @@ impl Settings {
 
     /// The program of nodes whose request names none, with its health check.
     pub fn default_program(&self) -> (Option<Program>, Option<HealthCheck>) {
-        let program = self
-            .storage
-            .binary_path
-            .as_ref()
-            .map(|path| Program::binary(path, self.storage.args.iter().cloned()));
+        let args = || self.storage.args.iter().cloned();
+        let program = match runs_images(&self.agent.platform) {
+            true => self
+                .storage
+                .docker_image
+                .as_ref()
+                .map(|image| Program::image(image, args())),
+            false => self
+                .storage
+                .binary_path
+                .as_ref()
+                .map(|path| Program::binary(path, args())),
+        };
         let health = self.storage.health_path.as_ref().map(HealthCheck::http);
         (program, health)
     }
+}
+
+/// Whether what runs on the platform is images, and not programs of the host.
+fn runs_images(platform: &str) -> bool {
+    known_platform(platform).is_some_and(|(name, _)| matches!(name, "docker" | "kubernetes"))
 }
 
 fn absolute(path: &mut PathBuf) -> Result<(), ConfigError> {

@@ -1,9 +1,15 @@
 //! Arguments of the commands about the grid itself.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 use grid_client::Role;
+
+use crate::local::PlatformName;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
@@ -13,6 +19,9 @@ pub(crate) struct UpArgs {
     /// Return when everything runs and is well, and leave it running in the background
     #[arg(long, short)]
     pub(crate) detach: bool,
+    /// What nodes are; a grid stays on its platform [default: process the first time, later the grid's own]
+    #[arg(long, value_enum, value_name = "PLATFORM")]
+    pub(crate) platform: Option<PlatformName>,
     /// Where the master listens for people; port 0 takes any
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9000")]
     pub(crate) http: SocketAddr,
@@ -77,6 +86,9 @@ pub(crate) struct StorageArgs {
     /// Where to listen; port 0 takes any
     #[arg(long, value_name = "ADDRESS", value_parser = listen, default_value = "127.0.0.1:7070")]
     pub(crate) listen: SocketAddr,
+    /// In a container: the address at which its engine publishes the port; on loopback no token is needed
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) published: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -6,8 +6,10 @@
 mod child;
 mod control;
 mod down;
+mod image;
 mod lock;
 mod logfile;
+mod platform;
 mod process;
 mod state;
 mod status;
@@ -15,8 +17,10 @@ mod supervisor;
 
 pub(crate) use control::{Connection, Watch};
 pub(crate) use down::{Ended, Keepers, Nodes, bring_down};
+pub(crate) use image::OwnImage;
 pub(crate) use lock::RunLock;
 pub(crate) use logfile::{Follower, last_lines, length as log_length, open as open_log};
+pub(crate) use platform::{LocalPlatform, Name as PlatformName};
 pub(crate) use state::StateDir;
 pub(crate) use status::{ChildStatus, Readiness, Status};
 pub(crate) use supervisor::{Plan, supervise};

@@ -9,6 +9,7 @@ use std::{
 use grid_platform_api::ErrorKind;
 use serde::{Deserialize, Serialize};
 
+use super::LocalPlatform;
 use crate::error::{Error, Result};
 
 /// What `grid up` makes in it; `down --purge` deletes these and nothing else.
@@ -29,7 +30,21 @@ struct Marker {
     nodes_made: bool,
     /// The number of this file's inode: a copy has another one.
     inode: u64,
+    /// The platform of its nodes; one that was made before there was a choice has processes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    platform: Option<LocalPlatform>,
 }
+
+/// What a directory's marker says before anything is known.
+const FRESH: Marker = Marker {
+    version: 1,
+    nodes_made: false,
+    inode: 0,
+    platform: None,
+};
+
+/// The newest version of the marker. Only who knows of platforms reads it where the platform is not processes.
+const NEWEST: u32 = 2;
 
 impl StateDir {
     /// `root` is absolute.
@@ -104,7 +119,7 @@ impl StateDir {
         let _turn = self.lock_root()?;
         if !self.exists() {
             self.refuse_strangers()?;
-            self.write_marker(false)?;
+            self.write_marker(FRESH)?;
         }
         self.refuse_copy()?;
         // Programs that run as other users have to get through to their data.
@@ -144,7 +159,7 @@ impl StateDir {
     }
 
     /// Two grids of one state would take each other's nodes for their own. What makes a copy the one that counts is the
-    /// process platform's `accept-copy`, which its agent deletes when it has accepted the copy too.
+    /// platform's `accept-copy`, which its agent deletes when it has accepted the copy too.
     fn refuse_copy(&self) -> Result<()> {
         let path = self.root.join(MARKER);
         let marker = self.marker()?;
@@ -154,10 +169,14 @@ impl StateDir {
         if marker.inode == inode {
             return Ok(());
         }
-        let platform = self.agent().join("process");
+        let name = marker
+            .platform
+            .as_ref()
+            .map_or("process", |it| it.name.as_str());
+        let platform = self.agent().join(name);
         let accept = platform.join("accept-copy");
         if accept.exists() || !platform.exists() {
-            return self.write_marker(marker.nodes_made);
+            return self.write_marker(marker);
         }
         Err(Error::new(
             ErrorKind::OwnedByOther,
@@ -210,7 +229,7 @@ impl StateDir {
             )
             .with_source(&error)
         })?;
-        if marker.version != 1 {
+        if !(1..=NEWEST).contains(&marker.version) {
             return Err(Error::new(
                 ErrorKind::Corrupt,
                 format!(
@@ -226,18 +245,51 @@ impl StateDir {
     /// Notes that the first nodes were made.
     pub(crate) fn set_nodes_made(&self) -> Result<()> {
         let _turn = self.lock_root()?;
-        self.write_marker(true)
+        let marker = Marker {
+            nodes_made: true,
+            ..self.marker()?
+        };
+        self.write_marker(marker)
     }
 
-    fn write_marker(&self, nodes_made: bool) -> Result<()> {
+    /// The platform of its nodes; processes where nobody has said otherwise yet.
+    pub(crate) fn platform(&self) -> Result<LocalPlatform> {
+        Ok(match self.exists() {
+            true => self.marker()?.platform.unwrap_or_default(),
+            false => LocalPlatform::default(),
+        })
+    }
+
+    /// Notes on which platform the nodes are, the first time; later it has to be the same.
+    ///
+    /// # Errors
+    /// `Conflict` when it is another one, or another engine.
+    pub(crate) fn set_platform(&self, wanted: LocalPlatform) -> Result<()> {
+        let _turn = self.lock_root()?;
+        let marker = self.marker()?;
+        let process = LocalPlatform::default();
+        match &marker.platform {
+            Some(known) => known.admit(&wanted, &self.root),
+            // From before there was a choice.
+            None if self.agent().join(process.name.as_str()).exists() => {
+                process.admit(&wanted, &self.root)
+            }
+            None => self.write_marker(Marker {
+                version: if wanted == process { 1 } else { NEWEST },
+                platform: (wanted != process).then_some(wanted),
+                ..marker
+            }),
+        }
+    }
+
+    fn write_marker(&self, marker: Marker) -> Result<()> {
         let path = self.root.join(MARKER);
         let fresh = self.root.join("grid.json.new");
         let write = || {
             let mut file = fs::File::create(&fresh)?;
             let marker = Marker {
-                version: 1,
-                nodes_made,
                 inode: file.metadata()?.ino(),
+                ..marker
             };
             serde_json::to_writer(&mut file, &marker)?;
             file.sync_all()?;

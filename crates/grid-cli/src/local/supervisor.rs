@@ -175,6 +175,8 @@ fn agent(plan: &Plan, grpc: SocketAddr) -> Spec {
             let mut command = Command::new(&plan_.exe);
             command
                 .args(["__agent", "--agent-id", AGENT_ID])
+                .arg("--state-dir")
+                .arg(plan_.state.root())
                 .arg("--dir")
                 .arg(plan_.state.agent())
                 .arg("--data")

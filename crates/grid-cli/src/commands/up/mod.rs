@@ -16,7 +16,7 @@ use crate::{
     args::{Format, UpArgs},
     context::{Addresses, Context},
     error::{Error, Exit, Result},
-    local::{AGENT_ID, Follower, Nodes, Plan, RunLock, StateDir, Status, supervise},
+    local::{AGENT_ID, Follower, LocalPlatform, Nodes, Plan, RunLock, StateDir, Status, supervise},
     output, parts, render,
 };
 
@@ -46,6 +46,9 @@ struct Part {
 pub(super) async fn run(context: &Context, args: &UpArgs) -> Result<()> {
     let state = context.state()?;
     state.prepare()?;
+    if let Some(name) = args.platform {
+        state.set_platform(LocalPlatform::new(name, &context.environment)?)?;
+    }
     let logs = Logs::now(&state);
     // A supervisor that is there now may be gone a moment later; then it is this command's turn.
     for _ in 0..3 {
