@@ -359,7 +359,10 @@ impl Follower {
             }
             fault if is_unreadable(fault) => self.strikes = STRIKES,
             // On its way down or up again; or the container is being removed.
-            Fault::Unreachable(_) | Fault::Silent(_) | Fault::Refused { status: 409, .. } => {}
+            Fault::Away(_)
+            | Fault::Broken(_)
+            | Fault::Silent(_)
+            | Fault::Refused { status: 409, .. } => {}
             Fault::Refused { .. } | Fault::Strange(_) => self.strikes += 1,
         }
         if self.strikes >= STRIKES {
