@@ -164,7 +164,7 @@ impl Platform for DockerPlatform {
     }
 
     async fn watch_nodes(&self) -> Result<NodeEventStream> {
-        Ok(events::events(&self.inner.registry))
+        Ok(events::events(&self.inner.registry, &self.inner.images))
     }
 
     async fn get_usage(&self, node_id: &NodeId) -> Result<NodeUsage> {

@@ -17,7 +17,9 @@ use bollard::{
     query_parameters::EventsOptions,
 };
 use futures::{Stream, StreamExt, stream};
-use grid_platform_api::{Error, NodeEvent, NodeEventStream, Result, SpawnedNode, Timestamp};
+use grid_platform_api::{
+    Error, NodeEvent, NodeEventStream, NodeId, Progress, Result, SpawnedNode, Timestamp,
+};
 use tokio::{
     sync::{
         broadcast::{Receiver, error::RecvError},
@@ -29,6 +31,7 @@ use tokio::{
 
 use crate::{
     engine::{CALL, Engine},
+    images::Images,
     nodes::{self, Change, Registry},
     platform::Inner,
     translate::label,
@@ -263,17 +266,19 @@ fn concerns(event: &EventMessage) -> Option<Concern<'_>> {
 struct Watcher {
     registry: Weak<Registry>,
     changes: Receiver<Change>,
+    progress: Receiver<(NodeId, Progress)>,
     ready: VecDeque<NodeEvent>,
 }
 
-/// A snapshot, then what changes. It ends with the platform.
-pub(crate) fn events(registry: &Arc<Registry>) -> NodeEventStream {
+/// A snapshot, then what changes, and how far images are. It ends with the platform.
+pub(crate) fn events(registry: &Arc<Registry>, images: &Images) -> NodeEventStream {
     // Subscribed before the snapshot is taken, so that nothing falls in between.
     let changes = registry.changes();
     let nodes = registry.list();
     let watcher = Watcher {
         registry: Arc::downgrade(registry),
         changes,
+        progress: images.progress(),
         ready: [NodeEvent::Snapshot { nodes }].into(),
     };
     Box::pin(stream::unfold(watcher, |mut watcher| async move {
@@ -288,7 +293,13 @@ impl Watcher {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            let change = self.changes.recv().await;
+            let change = tokio::select! {
+                change = self.changes.recv() => change,
+                // Of those that were missed a newer one tells; without images nobody tells any more.
+                Ok((node_id, progress)) = self.progress.recv() => {
+                    return Some(NodeEvent::Progress { node_id, progress });
+                }
+            };
             let registry = self.registry.upgrade()?;
             let lost = match change {
                 Ok(Change::Changed(id)) => {
