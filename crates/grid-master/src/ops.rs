@@ -428,6 +428,7 @@ fn choose<'a>(
         storage_path: settings.storage_path.is_some(),
         user: settings.run_as.is_some(),
         secrets: settings.secrets.as_ref().is_some_and(|s| !s.is_empty()),
+        secret_env: settings.secret_env.as_ref().is_some_and(|s| !s.is_empty()),
         health: settings.health.is_some(),
     };
     let candidate = |(row, load): (&'a Arc<AgentRow>, Option<&'a Load>)| Candidate {

@@ -53,6 +53,7 @@ pub(crate) struct Request<'a> {
     pub(crate) storage_path: bool,
     pub(crate) user: bool,
     pub(crate) secrets: bool,
+    pub(crate) secret_env: bool,
     pub(crate) health: bool,
 }
 
@@ -299,6 +300,7 @@ fn unsupported(agent: &Candidate<'_>, request: &Request<'_>) -> Option<Refusal> 
         (request.storage_path, can.storage_path, "`storage_path`"),
         (request.user, can.user, "`run_as`"),
         (request.secrets, can.secrets, "`secrets`"),
+        (request.secret_env, can.secret_env, "`secret_env`"),
         (request.health, can.health_checks, "`health`"),
     ]
     .into_iter()
@@ -356,6 +358,7 @@ mod tests {
             storage_path: false,
             user: false,
             secrets: false,
+            secret_env: false,
             health: false,
         }
     }

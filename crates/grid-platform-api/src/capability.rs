@@ -37,6 +37,9 @@ pub struct Capabilities {
     pub user: bool,
     /// Secrets are files under `{secrets_dir}`.
     pub secrets: bool,
+    /// A secret can be given by the environment too
+    /// ([`SpawnConfig::secret_env`](crate::SpawnConfig::secret_env)).
+    pub secret_env: bool,
     /// TCP and HTTP health checks.
     pub health_checks: bool,
     /// A port of 0 is allocated.

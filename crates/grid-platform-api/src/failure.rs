@@ -132,6 +132,12 @@ impl FailureReason {
             Self::LimitUnavailable => {
                 "Lower the limit or leave it out; `grid doctor` says which limits the agent's host can keep."
             }
+            Self::ImageNotFound => {
+                "Check the image's name, or bring it to the agent's engine by `docker pull`, `docker build` or `docker load`."
+            }
+            Self::ImagePullFailed => {
+                "Check that the agent's host reaches the registry and may pull from it, or bring the image by `docker load`."
+            }
             Self::Interrupted => "`grid start ID` starts it again.",
             Self::PlatformRefused => {
                 "`grid doctor` looks at what the platform needs on its host; `grid start ID` tries again."

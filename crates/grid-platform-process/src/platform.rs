@@ -109,6 +109,7 @@ impl Inner {
         can.storage_path = true;
         can.user = users::own_uid() == 0;
         can.secrets = true;
+        can.secret_env = true;
         can.health_checks = true;
         can.port_allocation = true;
         can.exclusive_ports = true;

@@ -84,8 +84,8 @@ pub trait Fixture: Send + Sync {
     /// When the probe cannot be brought to where the platform finds it.
     fn probe(&self, actions: &[&str]) -> Outcome<Program>;
 
-    /// A program that cannot be started. Asked for only as far as the platform's kind of program allows:
-    /// an image is only ever [`BadProgram::Missing`].
+    /// A program that cannot be started. [`BadProgram::NoImage`] is asked for only with the capability
+    /// `image_programs`.
     ///
     /// # Errors
     /// When it cannot be made.
@@ -155,7 +155,7 @@ pub trait Fixture: Send + Sync {
     async fn clean_up(&self) -> Outcome;
 }
 
-/// How a program cannot be started.
+/// How a program cannot be started. Where images are run it is the image's entrypoint that is so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadProgram {
     /// It does not exist.
@@ -164,6 +164,8 @@ pub enum BadProgram {
     NotExecutable,
     /// It is an executable file and not a program.
     BadFormat,
+    /// It is an image that is nowhere.
+    NoImage,
 }
 
 /// A process that lives.

@@ -208,6 +208,7 @@ impl HostPlace {
             BadProgram::Missing => None,
             BadProgram::NotExecutable => Some(0o644),
             BadProgram::BadFormat => Some(0o755),
+            BadProgram::NoImage => return Err(Failed::new("the host has no images")),
         };
         if let Some(mode) = mode {
             fs::write(&path, b"\x01\x02 this is no program\n")?;

@@ -21,8 +21,15 @@ const CASES_PER_PROCESSOR: usize = 6;
 
 /// A test program of the suite: `fn main() -> ExitCode` of a target with `harness = false`.
 pub struct Suite {
-    harnesses: Vec<Arc<dyn Harness>>,
+    parts: Vec<Part>,
     required: bool,
+}
+
+/// A harness, and which cases it runs when.
+struct Part {
+    harness: Arc<dyn Harness>,
+    cases: fn(&Case) -> bool,
+    is_long: bool,
 }
 
 /// The suite over these harnesses, with the arguments of the command line: as [`Suite::run`].
@@ -33,10 +40,33 @@ pub fn run(harnesses: Vec<Arc<dyn Harness>>) -> ExitCode {
 impl Suite {
     /// Every case on every harness.
     pub fn new(harnesses: Vec<Arc<dyn Harness>>) -> Self {
-        Self {
-            harnesses,
+        let suite = Self {
+            parts: Vec::new(),
             required: false,
-        }
+        };
+        suite.with(harnesses, |_| true, false)
+    }
+
+    /// Adds harnesses whose cases are run only when ignored tests are asked for (`--include-ignored`): where a case takes
+    /// long, and what they would show is shown elsewhere too.
+    #[must_use]
+    pub fn long(self, harnesses: Vec<Arc<dyn Harness>>) -> Self {
+        self.with(harnesses, |_| true, true)
+    }
+
+    /// Adds a harness with these cases only: where it differs from another one in what they are about.
+    #[must_use]
+    pub fn some(self, harness: Arc<dyn Harness>, cases: fn(&Case) -> bool) -> Self {
+        self.with(vec![harness], cases, false)
+    }
+
+    fn with(mut self, all: Vec<Arc<dyn Harness>>, cases: fn(&Case) -> bool, is_long: bool) -> Self {
+        self.parts.extend(all.into_iter().map(|harness| Part {
+            harness,
+            cases,
+            is_long,
+        }));
+        self
     }
 
     /// Makes a harness whose platform is not there a failure. Otherwise its cases are reported as not run.
@@ -66,18 +96,25 @@ impl Suite {
     fn trials(self) -> Outcome<Vec<Trial>> {
         let runtime = runtime(false)?;
         let mut trials = Vec::new();
-        for harness in self.harnesses {
-            let survey = runtime.block_on(harness.survey());
+        for part in self.parts {
+            let survey = runtime.block_on(part.harness.survey());
             if self.required
                 && let Err(missing) = &survey
             {
                 let words = missing.to_string();
                 trials.push(Trial::test(
-                    format!("{}::is_there", harness.name()),
+                    format!("{}::is_there", part.harness.name()),
                     move || Err(words.into()),
                 ));
             }
-            trials.extend(cases().map(|case| trial(&harness, case, &survey)));
+            for case in cases().filter(|case| (part.cases)(case)) {
+                let trial = trial(&part.harness, case, &survey);
+                trials.push(if part.is_long && !trial.has_ignored_flag() {
+                    trial.with_kind("long").with_ignored_flag(true)
+                } else {
+                    trial
+                });
+            }
         }
         Ok(trials)
     }
@@ -246,6 +283,22 @@ mod tests {
             .unwrap();
         assert_eq!(required[0].name(), "absent::is_there");
         assert!(!required[0].has_ignored_flag());
+    }
+
+    #[test]
+    fn long_and_chosen_cases_are_told_by_name() {
+        let suite = Suite::new(Vec::new())
+            .long(vec![Arc::new(MemoryHarness::new())])
+            .some(Arc::new(MemoryHarness::new()), |case| {
+                case.name == "spawn_is_idempotent"
+            });
+        let trials = suite.trials().unwrap();
+        assert_eq!(trials.len(), cases().count() + 1);
+        let all = trials
+            .iter()
+            .filter(|it| it.name() == "memory::spawn_is_idempotent");
+        let seen: Vec<_> = all.map(|it| (it.kind(), it.has_ignored_flag())).collect();
+        assert_eq!(seen, [("long", true), ("", false)]);
     }
 
     #[test]

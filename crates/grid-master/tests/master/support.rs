@@ -229,6 +229,7 @@ pub(crate) fn hello(agent: &str, install: &str) -> v1::Hello {
     can.binary_programs = true;
     can.memory_limit = true;
     can.secrets = true;
+    can.secret_env = true;
     can.storage_path = true;
     can.restart_modes = [
         RestartMode::Never,

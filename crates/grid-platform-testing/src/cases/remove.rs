@@ -13,7 +13,7 @@ cases! {
     remove_of_an_unknown_id_succeeds []
     remove_twice_succeeds []
     remove_of_a_stopped_node []
-    remove_of_a_failed_node [binary_programs]
+    remove_of_a_failed_node []
     remove_ends_a_wait_for_a_restart [on_failure restart_tuning]
     what_is_removed_is_not_restarted [always]
     an_id_can_be_used_again_with_another_request []

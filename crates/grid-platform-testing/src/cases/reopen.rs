@@ -13,7 +13,7 @@ cases! {
     a_node_outlives_the_adapter [nodes_outlive_adapter]
     many_adapters_one_after_the_other_double_nothing [nodes_outlive_adapter]
     stopped_stays_stopped_over_a_reopen [nodes_outlive_adapter]
-    failed_stays_failed_over_a_reopen [nodes_outlive_adapter binary_programs]
+    failed_stays_failed_over_a_reopen [nodes_outlive_adapter]
     removed_stays_removed_over_a_reopen [nodes_outlive_adapter]
     an_end_that_no_adapter_saw_is_told [nodes_outlive_adapter never]
     a_crash_that_no_adapter_saw_is_restarted [nodes_outlive_adapter on_failure]

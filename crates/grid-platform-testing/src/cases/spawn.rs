@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use grid_platform_api::{
-    Capabilities, ErrorKind, Exit, FailureReason, HealthCheck, LogCursor, Program, ReadyMode,
-    RestartMode, RunAs, SpawnConfigBuilder, Timestamp,
+    Capabilities, DataPolicy, ErrorKind, Exit, FailureReason, HealthCheck, LogCursor, Program,
+    ReadyMode, RestartMode, RunAs, SpawnConfigBuilder, Timestamp,
 };
 
 use super::cases;
@@ -20,9 +20,10 @@ cases! {
     a_start_begins_to_count_anew [on_failure]
     an_invalid_request_leaves_nothing []
     what_the_platform_cannot_do_is_unsupported []
-    a_program_that_is_not_there_is_a_typed_failure [binary_programs]
-    a_program_that_may_not_be_executed_is_a_typed_failure [binary_programs]
-    a_file_that_is_no_program_is_a_typed_failure [binary_programs]
+    a_program_that_is_not_there_is_a_typed_failure []
+    a_program_that_may_not_be_executed_is_a_typed_failure []
+    a_file_that_is_no_program_is_a_typed_failure []
+    an_image_that_is_not_there_is_a_typed_failure [image_programs]
     labels_are_kept []
     a_spawn_whose_caller_goes_away_is_found []
 }
@@ -226,6 +227,10 @@ async fn what_the_platform_cannot_do_is_unsupported(c: &Context) -> Outcome {
             unsupported.push((name, ask(c.probe("n", &[])?).build()?));
         }
     }
+    if capabilities.secrets && !capabilities.secret_env {
+        let config = c.probe("n", &[])?.secret("s", "v".into());
+        unsupported.push(("secret_env", config.secret_env("S", "s").build()?));
+    }
     if !capabilities.user {
         let user = RunAs {
             user: "nobody".to_owned(),
@@ -309,6 +314,31 @@ async fn cannot_start(c: &Context, which: BadProgram, reason: FailureReason) -> 
     assert_eq!(listed.len(), 1, "a failed node is listed: {listed:?}");
     assert!(!c.platform().is_node_alive(&id).await?);
     c.nothing_lives(&id).await
+}
+
+async fn an_image_that_is_not_there_is_a_typed_failure(c: &Context) -> Outcome {
+    let config = c
+        .bare("n", c.fixture().bad_program(BadProgram::NoImage)?)
+        .build()?;
+    let id = config.node_id.clone();
+    let error = fails(
+        c.platform().spawn_node(config).await,
+        ErrorKind::SpawnFailed,
+    )?;
+    let failure = error.failure().ok_or("the error has no failure")?;
+    // A registry that cannot be reached cannot be known to have none.
+    let reasons = [FailureReason::ImageNotFound, FailureReason::ImagePullFailed];
+    assert!(reasons.contains(&failure.reason), "{failure:?}");
+    assert!(error.hint().is_some(), "the mend is named");
+    // Where nothing can be made without its image, there is no record either.
+    for node in c.platform().list_nodes().await? {
+        let reason = node.state.failure().map(|f| f.reason);
+        assert_eq!(reason, Some(failure.reason), "{node:?}");
+    }
+    c.nothing_lives(&id).await?;
+    c.platform().remove_node(&id, DataPolicy::Purge).await?;
+    assert_eq!(c.platform().list_data().await?, []);
+    Ok(())
 }
 
 async fn labels_are_kept(c: &Context) -> Outcome {

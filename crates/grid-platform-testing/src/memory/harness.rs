@@ -87,6 +87,7 @@ impl Fixture for MemoryFixture {
             BadProgram::Missing => "memory:missing",
             BadProgram::NotExecutable => "memory:not-executable",
             BadProgram::BadFormat => "memory:bad-format",
+            BadProgram::NoImage => return Ok(Program::image("memory:missing", [""; 0])),
         };
         Ok(Program::binary(name, [""; 0]))
     }

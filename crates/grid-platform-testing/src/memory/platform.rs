@@ -403,6 +403,7 @@ fn capabilities() -> Capabilities {
     all.storage_path = true;
     all.user = true;
     all.secrets = true;
+    all.secret_env = true;
     all.health_checks = true;
     all.port_allocation = true;
     all.exclusive_ports = true;
