@@ -7,8 +7,10 @@
 
 mod bench;
 mod chaos;
+mod engines;
 mod fail;
 mod fuzz;
+mod image;
 mod needs;
 mod sh;
 mod test;
@@ -38,6 +40,8 @@ enum Task {
     Fuzz(fuzz::Args),
     /// Break a grid at random instants, and take a census of what is left.
     Chaos(chaos::Args),
+    /// Build the images of agent, master and storage server on an engine, FROM scratch.
+    Image(image::Args),
     /// What tests need from outside: bring it up, take it down, look.
     Testbed(testbed::Args),
     /// Check what the compiler does not: lints, edges, sizes, licences, feature sets, documents.
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
         Task::Bench(args) => bench::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Chaos(args) => chaos::run(&args),
+        Task::Image(args) => image::run(&args),
         Task::Testbed(args) => testbed::run(&args),
         Task::Tidy(args) => tidy::run(&args),
     };

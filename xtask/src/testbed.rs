@@ -1,7 +1,9 @@
 //! What tests need from outside: bring it up, take it down, look.
 
 use clap::{Subcommand, ValueEnum};
+use grid_testbed::Kind;
 
+use crate::engines;
 use crate::fail::{Fail, Result};
 use crate::needs::{Met, NEEDS, Need};
 use crate::vm;
@@ -38,23 +40,35 @@ enum Name {
     Schemathesis,
     /// A machine of the tests' own, by QEMU: cgroup version 2, reboots, power cuts.
     Vm,
+    /// Debian's Docker Engine, or the one that `DOCKER_HOST` names.
+    Docker,
+    /// Debian's Podman as a service, or the one that `CONTAINER_HOST` names.
+    Podman,
+}
+
+/// What is behind a name.
+enum Bed {
+    Program(&'static Need),
+    Machine,
+    Engine(Kind),
 }
 
 impl Name {
-    /// The program that it is; `None` for the machine.
-    fn need(self) -> Result<Option<&'static Need>> {
+    fn bed(self) -> Result<Bed> {
         let name = match self {
             Self::Redis => "redis",
             Self::Supervisord => "supervisord",
             Self::Promtool => "promtool",
             Self::Faketime => "faketime",
             Self::Schemathesis => "schemathesis",
-            Self::Vm => return Ok(None),
+            Self::Vm => return Ok(Bed::Machine),
+            Self::Docker => return Ok(Bed::Engine(Kind::Docker)),
+            Self::Podman => return Ok(Bed::Engine(Kind::Podman)),
         };
         NEEDS
             .iter()
             .find(|need| need.name == name)
-            .map(Some)
+            .map(Bed::Program)
             .ok_or_else(|| Fail::new(format!("there is no testbed `{name}`")))
     }
 }
@@ -62,19 +76,22 @@ impl Name {
 /// Runs `cargo xtask testbed`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (Action::Up { name } | Action::Down { name } | Action::Status { name }) = args.action;
-    match (&args.action, name.need()?) {
-        (Action::Up { .. }, Some(need)) => report(need, need.ensure()),
-        (Action::Status { .. }, Some(need)) => report(need, need.look()),
-        (Action::Down { .. }, Some(need)) => {
+    match (&args.action, name.bed()?) {
+        (Action::Up { .. }, Bed::Program(need)) => report(need, need.ensure()),
+        (Action::Status { .. }, Bed::Program(need)) => report(need, need.look()),
+        (Action::Down { .. }, Bed::Program(need)) => {
             println!(
                 "{}: nothing to take down; tests start and end their own, and what is installed stays",
                 need.program
             );
             Ok(())
         }
-        (Action::Up { .. }, None) => vm::up().map_err(Fail::new),
-        (Action::Status { .. }, None) => vm::status(),
-        (Action::Down { .. }, None) => vm::down(),
+        (Action::Up { .. }, Bed::Machine) => vm::up().map_err(Fail::new),
+        (Action::Status { .. }, Bed::Machine) => vm::status(),
+        (Action::Down { .. }, Bed::Machine) => vm::down(),
+        (Action::Up { .. }, Bed::Engine(kind)) => engines::raise(kind),
+        (Action::Status { .. }, Bed::Engine(kind)) => engines::status(kind),
+        (Action::Down { .. }, Bed::Engine(kind)) => engines::down(kind),
     }
 }
 

@@ -163,7 +163,7 @@ impl Need {
             return found;
         }
         let got = match &self.source {
-            Source::Debian(package) => debian(package),
+            Source::Debian(package) => install(&[package]),
             Source::Crates(version) => crates::make(self.program, version),
             Source::Npm(version) => npm::make(self.program, version),
             Source::PyPi(environment) => environment.make(),
@@ -178,16 +178,19 @@ impl Need {
     }
 }
 
-/// Installs a package of Debian's.
-fn debian(package: &str) -> Result<(), String> {
+/// Installs packages of Debian's; the reason why not, as part of a sentence.
+pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
     can_install()?;
-    eprintln!("installing {package} (apt-get) ...");
-    if apt(&["install", package]).is_ok() {
+    eprintln!("installing {} (apt-get) ...", packages.join(", "));
+    let install: Vec<&str> = std::iter::once("install")
+        .chain(packages.iter().copied())
+        .collect();
+    if apt(&install).is_ok() {
         return Ok(());
     }
     // A new machine has no package lists, or old ones.
     apt(&["update"])?;
-    apt(&["install", package])
+    apt(&install)
 }
 
 /// Whether packages can be installed with no question asked.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::debian;
+use super::install;
 use crate::sh;
 
 /// The program's place; the reason why there is none, as part of a sentence.
@@ -23,7 +23,7 @@ pub(super) fn find(program: &str, version: &str) -> Result<PathBuf, String> {
 pub(super) fn make(program: &str, version: &str) -> Result<(), String> {
     // Debian's npm needs its nodejs.
     if sh::which("npm").is_none() {
-        debian("npm")?;
+        install(&["npm"])?;
     }
     let dir = dir(program, version)?;
     let parent = dir.parent().unwrap_or(&dir);

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::debian;
+use super::install;
 use crate::sh;
 
 /// A virtual environment with these packages.
@@ -51,7 +51,7 @@ impl Environment {
         eprintln!("installing {} (pip) into {} ...", self.name, dir.display());
         if venv(&dir).is_err() {
             // Debian's Python comes without what makes environments.
-            debian("python3-venv")?;
+            install(&["python3-venv"])?;
             venv(&dir)?;
         }
         let list = dir.join("requirements.txt");

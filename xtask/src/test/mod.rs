@@ -57,7 +57,7 @@ struct Selection {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let required = args.require == Some(Require::All) || is_ci();
     let mut raised = Raised::default();
-    let selection = select(args.only.as_deref(), required, &mut raised);
+    let (selection, ready) = select(args.only.as_deref(), required, &mut raised);
     if !selection.missing.is_empty() {
         return Err(Fail::new(format!(
             "cannot run everything: {}",
@@ -68,6 +68,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut built = scope(&selection);
     built.extend(selection.programs.iter().flat_map(|it| ["--package", it]));
     sh::build(&built)?;
+    for platform in ready {
+        platform.prepare()?;
+    }
     let mut total = run_cargo_test(&selection, args.full)?;
     drop(raised);
     let chosen = args.only.as_deref().is_none_or(|it| it == chaos::PLATFORM);
@@ -94,8 +97,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Looks at every platform and need, prints its line and decides what is run.
-fn select(only: Option<&str>, required: bool, raised: &mut Raised) -> Selection {
+fn select(
+    only: Option<&str>,
+    required: bool,
+    raised: &mut Raised,
+) -> (Selection, Vec<&'static Platform>) {
     let mut selection = Selection::default();
+    let mut ready = Vec::new();
     let chosen = |platform: &Platform| {
         only.is_none_or(|name| name == platform.name) && (platform.is_in_workspace)()
     };
@@ -103,6 +111,7 @@ fn select(only: Option<&str>, required: bool, raised: &mut Raised) -> Selection 
         match platform.ready(raised) {
             Ok(()) => {
                 println!("{}: run", platform.name);
+                ready.push(platform);
                 if only.is_some() {
                     selection.packages.extend(platform.packages);
                     // With the whole workspace they are built anyway.
@@ -138,7 +147,7 @@ fn select(only: Option<&str>, required: bool, raised: &mut Raised) -> Selection 
             }
         }
     }
-    selection
+    (selection, ready)
 }
 
 /// The packages as arguments of cargo.

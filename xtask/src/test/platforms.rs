@@ -1,6 +1,9 @@
 //! The platforms that tests run on: one entry each.
 
-use crate::vm;
+use grid_testbed::Kind;
+
+use crate::fail::Fail;
+use crate::{engines, image, sh, vm};
 
 /// A platform, how to see whether it is here, and how to get it.
 #[derive(Debug)]
@@ -15,6 +18,8 @@ pub(super) struct Platform {
     raise: Option<fn() -> Result<(), String>>,
     /// Takes away what `raise` brought up.
     lower: Option<fn()>,
+    /// Makes on it what its tests need, once it is ready.
+    prepare: Option<fn() -> Result<(), Fail>>,
     /// Packages whose programs its tests start.
     pub(super) programs: &'static [&'static str],
     /// Whether the workspace has its tests: those that tests of this task make up have few.
@@ -35,6 +40,7 @@ pub(super) const PLATFORMS: &[Platform] = &[
         },
         raise: None,
         lower: None,
+        prepare: None,
         programs: &[],
         is_in_workspace: || true,
     },
@@ -44,8 +50,29 @@ pub(super) const PLATFORMS: &[Platform] = &[
         detect: vm::look,
         raise: Some(vm::up),
         lower: Some(vm::down_again),
+        prepare: None,
         programs: &["grid-agent", "grid-master", "grid-cli"],
         is_in_workspace: vm::is_here,
+    },
+    Platform {
+        name: "docker",
+        packages: &["grid-platform-docker", "embed-docker", "grid-deploy"],
+        detect: || engines::look(Kind::Docker).map(drop),
+        raise: Some(|| engines::up(Kind::Docker)),
+        lower: Some(|| engines::down_again(Kind::Docker)),
+        prepare: Some(image::for_tests),
+        programs: &["grid-cli"],
+        is_in_workspace: || sh::root().join("crates/grid-platform-docker").exists(),
+    },
+    Platform {
+        name: "podman",
+        packages: &["grid-podman"],
+        detect: || engines::look(Kind::Podman).map(drop),
+        raise: Some(|| engines::up(Kind::Podman)),
+        lower: Some(|| engines::down_again(Kind::Podman)),
+        prepare: None,
+        programs: &[],
+        is_in_workspace: || sh::root().join("xtask/podman").exists(),
     },
 ];
 
@@ -75,6 +102,14 @@ impl Platform {
         raise()?;
         (self.detect)()
     }
+
+    /// Makes on it what its tests need.
+    ///
+    /// # Errors
+    /// When that cannot be made: a fault of ours, and not of the place.
+    pub(super) fn prepare(&self) -> Result<(), Fail> {
+        self.prepare.map_or(Ok(()), |it| it())
+    }
 }
 
 /// The names of all platforms.
@@ -98,6 +133,7 @@ mod tests {
             detect,
             raise,
             lower: None,
+            prepare: None,
             programs: &[],
             is_in_workspace: || true,
         }

@@ -14,31 +14,44 @@ const AGENT: &str = "grid-agent";
 /// The packages that have the platform features: the command forwards them to the agent.
 const WITH_PLATFORMS: [&str; 2] = [AGENT, "grid-cli"];
 
-/// Clients of platforms that a default agent does without.
-const FOREIGN: [&str; 2] = ["bollard", "kube"];
+/// Clients of platforms, and the feature that brings each: an agent without the feature does without the client.
+const CLIENTS: [(&str, &str); 2] = [
+    ("bollard", "platform-docker"),
+    ("kube", "platform-kubernetes"),
+];
 
 /// The stripped release binary of the default agent is at most this large, in bytes: 12 MiB.
 const MAX_AGENT_BYTES: u64 = 12 * 1024 * 1024;
 
-/// Lists the default agent's dependencies, prints their number, and looks for those of other platforms.
-pub(super) fn default_agent() -> Result<Vec<Finding>> {
-    let tree = sh::output(sh::cargo().args([
-        "tree",
-        "--package",
-        AGENT,
-        "--edges",
-        "normal",
-        "--prefix",
-        "none",
-        "--format",
-        "{p}",
-    ]))?;
-    let names = dependencies(&tree);
+/// Lists the dependencies of an agent of each platform alone, and of the default one; looks for clients of others.
+pub(super) fn agents(graph: &Graph) -> Result<Vec<Finding>> {
+    let default = tree_of(&[])?;
     println!(
         "tidy: {AGENT} with default features: {} dependencies",
-        names.len()
+        default.len()
     );
-    Ok(foreign(&names))
+    let mut findings = foreign("default features", None, &default);
+    let features = graph.member(AGENT).map(|agent| agent.features.as_slice());
+    for feature in features
+        .unwrap_or_default()
+        .iter()
+        .filter(|it| it.starts_with("platform-"))
+    {
+        let names = tree_of(&["--no-default-features", "--features", feature])?;
+        println!("tidy: {AGENT} with {feature}: {} dependencies", names.len());
+        findings.extend(foreign(feature, Some(feature), &names));
+    }
+    Ok(findings)
+}
+
+/// The agent's dependencies with these features.
+fn tree_of(features: &[&str]) -> Result<BTreeSet<String>> {
+    let mut command = sh::cargo();
+    command
+        .args(["tree", "--package", AGENT, "--edges", "normal"])
+        .args(["--prefix", "none", "--format", "{p}"])
+        .args(features);
+    Ok(dependencies(&sh::output(&mut command)?))
 }
 
 /// The packages below the first line of `cargo tree`, each version once, as `name vX.Y.Z`.
@@ -51,20 +64,27 @@ fn dependencies(tree: &str) -> BTreeSet<String> {
         .collect()
 }
 
-fn foreign(names: &BTreeSet<String>) -> Vec<Finding> {
+/// Clients among the names that the feature does not bring; and its own, where it is not there.
+fn foreign(with: &str, feature: Option<&str>, names: &BTreeSet<String>) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for name in names.iter().filter_map(|name| name.split(' ').next()) {
-        // `kube` comes with `kube-core` and others.
-        let is_of = |client: &&str| {
-            name == *client
-                || name
-                    .strip_prefix(*client)
-                    .is_some_and(|rest| rest.starts_with('-'))
-        };
-        if FOREIGN.iter().any(is_of) {
+    let names = || names.iter().filter_map(|name| name.split(' ').next());
+    // `kube` comes with `kube-core` and others.
+    let is_of = |client: &str, name: &str| {
+        name == client
+            || name
+                .strip_prefix(client)
+                .is_some_and(|rest| rest.starts_with('-'))
+    };
+    for (client, of) in CLIENTS {
+        let mut found = names().filter(|name| is_of(client, name)).peekable();
+        if Some(of) != feature {
+            let what = |name| Finding::new(AGENT, format!("has `{name}` with {with}"));
+            findings.extend(found.map(what));
+        } else if found.peek().is_none() {
+            // A client that is called otherwise by now would not be found in others either.
             findings.push(Finding::new(
                 AGENT,
-                format!("has `{name}` with default features"),
+                format!("has no `{client}` with {with}"),
             ));
         }
     }
@@ -159,17 +179,21 @@ mod tests {
         let tree = "grid-agent v0.1.0 (here)\nclap v4.0.0\nkube-core v1.0.0\nclap v4.0.0 (*)\n\nkubernetes-names v1.0.0\n";
         let names = dependencies(tree);
         assert_eq!(names.len(), 3, "{names:?}");
+        let default = |names: &BTreeSet<String>| foreign("default features", None, names);
         assert_eq!(
-            foreign(&names),
+            default(&names),
             [Finding::new(AGENT, "has `kube-core` with default features")]
         );
+        let plain = dependencies("grid-agent v0.1.0\nserde v1.0.0");
+        assert_eq!(default(&plain), []);
+        let docker = dependencies("grid-agent v0.1.0\nbollard v1.0.0\nbollard-stubs v1.0.0");
+        assert_eq!(default(&docker).len(), 2);
+        let with_docker = |names| foreign("platform-docker", Some("platform-docker"), names);
+        assert_eq!(with_docker(&docker), []);
+        assert_eq!(with_docker(&names).len(), 2, "kube, and no bollard");
         assert_eq!(
-            foreign(&dependencies("grid-agent v0.1.0\nserde v1.0.0")),
-            []
-        );
-        assert_eq!(
-            foreign(&dependencies("grid-agent v0.1.0\nbollard v1.0.0")).len(),
-            1
+            with_docker(&plain),
+            [Finding::new(AGENT, "has no `bollard` with platform-docker")]
         );
     }
 

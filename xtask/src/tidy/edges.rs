@@ -29,7 +29,14 @@ pub(super) fn check(graph: &Graph) -> Vec<Finding> {
                     "grid-platform-testing",
                 ];
                 let foreign = |name: &str| name.starts_with("grid-") && !known.contains(&name);
-                forbid(&mut findings, package, &graph.direct(package), foreign);
+                // Its tests may have engines of their own.
+                let foreign_to_tests = |name: &str| foreign(name) && name != "grid-testbed";
+                forbid(
+                    &mut findings,
+                    package,
+                    &graph.direct(package),
+                    foreign_to_tests,
+                );
                 forbid(&mut findings, package, &graph.reach(package, &[]), foreign);
             }
             "grid-master" => {
@@ -89,6 +96,11 @@ mod tests {
                     "dev:grid-platform-testing",
                 ],
             ),
+            (
+                "grid-platform-docker",
+                &["grid-platform-api", "dev:grid-testbed"],
+            ),
+            ("grid-testbed", &["rustix"]),
             ("grid-config", &["figment"]),
             (
                 "grid-agent",
@@ -114,6 +126,7 @@ mod tests {
         check(&[(process, &["grid-agent"])], process, "grid-agent");
         check(&[(process, &["dev:grid-proto"])], process, "grid-proto");
         check(&[(process, &["grid-config"])], process, "grid-config");
+        check(&[(docker, &["grid-testbed"])], docker, "grid-testbed");
         check(&[("grid-master", &[process])], "grid-master", process);
         check(
             &[

@@ -69,8 +69,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         policy::check(&graph, deny),
     );
     report.add(
-        "a default agent free of other platforms",
-        builds::default_agent()?,
+        "each agent free of other platforms' clients",
+        builds::agents(&graph)?,
     );
     if !args.quick {
         report.add("commands in documents exist", documents::commands(&tree)?);
