@@ -1,0 +1,281 @@
+//! What the tests on an engine share: the engine, images made of nothing, a place of their own, and eyes that do not ask
+//! the adapter.
+#![allow(
+    dead_code,
+    reason = "each test file uses its part, and all of it is for tests"
+)]
+
+pub(crate) mod programs;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock},
+};
+
+use grid_platform_api::{NodeId, Platform, Program};
+use grid_platform_docker::{Allow, DockerConfig, DockerPlatform, Pull};
+use grid_platform_testing::{
+    BadProgram, Boot, Failed, HostPlace, LiveProcess, Outcome, environment, parse_boot, probe,
+};
+use grid_testbed::{Api, Image, Kind, Tar};
+use serde_json::{Value, json};
+
+/// Little enough to be overrun by a test.
+pub(crate) const LOG_BUDGET: u64 = 2 * 1024 * 1024;
+
+/// The engine of the tests, without what killed runs left on it.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn engine(kind: Kind) -> Outcome<Api> {
+    static SWEPT: OnceLock<Result<(), String>> = OnceLock::new();
+    let api = grid_testbed::find(kind).map_err(|why| {
+        Failed::new(format!(
+            "{why}; run `cargo xtask testbed up {}`",
+            kind.name()
+        ))
+    })?;
+    // Once for all tests of this program.
+    let swept = SWEPT.get_or_init(|| grid_testbed::sweep_dead(&api).map(drop));
+    swept.clone().map_err(Failed::new)?;
+    Ok(api)
+}
+
+/// Brings an image to the engine under a name of its content's, and gives the name.
+///
+/// # Errors
+/// The engine's words.
+pub(crate) fn image(api: &Api, name: &str, image: Image) -> Outcome<String> {
+    static LOADED: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut loaded = LOADED.lock().unwrap_or_else(|it| it.into_inner());
+    let key = format!("{} {name}", api.host());
+    if let Some(reference) = loaded.get(&key) {
+        return Ok(reference.clone());
+    }
+    // A name with a host is the same to every engine; under this one nothing is pulled.
+    let reference = format!("localhost/sutra-grid-test/{name}:latest");
+    image.load(api, &reference).map_err(Failed::new)?;
+    loaded.insert(key, reference.clone());
+    Ok(reference)
+}
+
+/// The image that holds the probe and nothing else.
+///
+/// # Errors
+/// The engine's words.
+pub(crate) fn probe_image(api: &Api) -> Outcome<String> {
+    let layer = Tar::default().file("grid-probe", 0o755, probe::BYTES);
+    image(api, "probe", Image::new(layer).entrypoint(&["/grid-probe"]))
+}
+
+/// An image whose entrypoint cannot be executed.
+///
+/// # Errors
+/// The engine's words.
+pub(crate) fn bad_image(api: &Api, which: BadProgram) -> Outcome<String> {
+    let garbage = b"\x01\x02 this is no program\n";
+    let layer =
+        Tar::default()
+            .file("not-executable", 0o644, garbage)
+            .file("bad-format", 0o755, garbage);
+    let name = match which {
+        BadProgram::Missing => "missing",
+        BadProgram::NotExecutable => "not-executable",
+        BadProgram::BadFormat => "bad-format",
+        BadProgram::NoImage => return Ok("localhost/sutra-grid-test/nowhere:none".to_owned()),
+    };
+    image(
+        api,
+        name,
+        Image::new(layer).entrypoint(&[&format!("/{name}")]),
+    )
+}
+
+/// A state and data of one test on an engine, and an eye on what is there. What is left when it is dropped is deleted.
+pub(crate) struct Place {
+    pub(crate) api: Api,
+    pub(crate) host: HostPlace,
+    pub(crate) ports: (u16, u16),
+    owners: Mutex<Vec<String>>,
+}
+
+impl Place {
+    /// A place with nothing in it.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn new(api: &Api) -> Outcome<Self> {
+        let host = HostPlace::new()?;
+        Ok(Self {
+            api: api.clone(),
+            ports: host.new_ports(),
+            host,
+            owners: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Settings of an adapter that allows what tests ask for, with its state and data in this directory.
+    pub(crate) fn config(&self, home: &Path, ports: (u16, u16)) -> DockerConfig {
+        let mut config = DockerConfig {
+            host: Some(self.api.host().to_owned()),
+            images: Allow::Any,
+            pull: Pull::Never,
+            users: vec!["*".to_owned()],
+            storage_roots: vec![self.host.path().to_owned()],
+            log_max_bytes: LOG_BUDGET,
+            port_range: ports,
+            ..DockerConfig::new(home.join("state"), home.join("data"))
+        };
+        let own = rustix::process::getuid();
+        if !own.is_root() {
+            // Only root can give data to another user.
+            let group = rustix::process::getgid().as_raw();
+            config.user = format!("{}:{group}", own.as_raw());
+        }
+        config
+    }
+
+    /// The settings of the place's own adapter.
+    pub(crate) fn own_config(&self) -> DockerConfig {
+        self.config(self.host.path(), self.ports)
+    }
+
+    /// Opens an adapter, whose owner is noted.
+    ///
+    /// # Errors
+    /// The adapter's.
+    pub(crate) async fn open(&self, config: DockerConfig) -> Outcome<DockerPlatform> {
+        let platform = DockerPlatform::open(config).await?;
+        let owner = platform.probe().await?.owner.to_string();
+        let mut owners = self.owners();
+        if !owners.contains(&owner) {
+            grid_testbed::claim(&self.api, &owner).map_err(Failed::new)?;
+            owners.push(owner);
+        }
+        Ok(platform)
+    }
+
+    fn owners(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.owners.lock().unwrap_or_else(|it| it.into_inner())
+    }
+
+    /// The containers of a node, as the engine lists them.
+    ///
+    /// # Errors
+    /// The engine's words.
+    pub(crate) fn containers(&self, id: &NodeId) -> Outcome<Vec<Value>> {
+        let all = self.api.get("/containers/json?all=true");
+        let all = all.map_err(Failed::new)?;
+        let all = all.as_array().ok_or("no list of containers")?;
+        let is_its = |it: &&Value| it["Labels"]["sutra.node_id"] == json!(id.as_str());
+        Ok(all.iter().filter(is_its).cloned().collect())
+    }
+
+    /// The node's processes: those in the control groups of its containers, and those whose environment names it.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub(crate) fn census(&self, id: &NodeId) -> Outcome<Vec<LiveProcess>> {
+        let containers = self.containers(id)?;
+        let ids: Vec<&str> = containers
+            .iter()
+            .filter_map(|it| it["Id"].as_str())
+            .collect();
+        let name = format!("SUTRA_NODE_ID={id}").into_bytes();
+        let of_the_node = |it: &grid_testbed::Process| {
+            // Podman's watcher of a container is no part of it.
+            it.name != "conmon"
+                && (ids.iter().any(|id| it.is_in_group(id))
+                    || environment(it.pid)
+                        .is_ok_and(|it| it.split(|b| *b == 0).any(|it| it == name)))
+        };
+        let live = grid_testbed::processes(of_the_node);
+        let seen = |it: grid_testbed::Process| LiveProcess {
+            pid: it.pid,
+            start_time: it.start_time,
+            command: it.name,
+        };
+        Ok(live.into_iter().map(seen).collect())
+    }
+
+    /// The probe's records of the node, in the place and in the volumes that are named after it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(crate) fn boots(&self, id: &NodeId) -> Outcome<Vec<Boot>> {
+        let mut boots = self.host.boots(id)?;
+        let volumes = self.api.get("/volumes").map_err(Failed::new)?;
+        let name = json!(format!("sutra-grid-{id}"));
+        for volume in volumes["Volumes"].as_array().into_iter().flatten() {
+            if volume["Name"] != name {
+                continue;
+            }
+            let place = volume["Mountpoint"]
+                .as_str()
+                .ok_or("a volume without a place")?;
+            let text = match fs::read_to_string(Path::new(place).join("grid-probe.boots")) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                text => text?,
+            };
+            for line in text.lines() {
+                let (of, boot) = parse_boot(line).ok_or("a broken boot record")?;
+                if of == id.as_str() {
+                    boots.push(boot);
+                }
+            }
+        }
+        Ok(boots)
+    }
+
+    /// The probe as a program of the engine.
+    ///
+    /// # Errors
+    /// The engine's words.
+    pub(crate) fn probe(&self, actions: &[&str]) -> Outcome<Program> {
+        Ok(Program::image(
+            probe_image(&self.api)?,
+            actions.iter().copied(),
+        ))
+    }
+
+    /// Deletes what is left of the test on the engine, and names it.
+    ///
+    /// # Errors
+    /// Names what was left.
+    pub(crate) fn clean_up(&self) -> Outcome {
+        let owners = std::mem::take(&mut *self.owners());
+        let mut left = Vec::new();
+        for owner in owners {
+            left.extend(grid_testbed::sweep(&self.api, &owner).map_err(Failed::new)?);
+            grid_testbed::release(&owner);
+        }
+        for home in [self.host.path().to_owned(), self.host.stranger()] {
+            left.extend(secrets_in(&home.join("state")));
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failed::new(format!("was left behind: {}", left.join(", "))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // A test that panics comes by here only.
+        let _ = self.clean_up();
+    }
+}
+
+/// The folders of secrets in a state that are there.
+fn secrets_in(state: &Path) -> Vec<String> {
+    let entries = fs::read_dir(state.join("secrets")).into_iter().flatten();
+    let shown = |it: PathBuf| format!("secrets in `{}`", it.display());
+    entries.flatten().map(|it| shown(it.path())).collect()
+}
+
+/// As the suite takes platforms.
+pub(crate) fn shared(platform: DockerPlatform) -> Arc<dyn Platform> {
+    Arc::new(platform)
+}

@@ -1,0 +1,96 @@
+//! The conformance suite on a container engine, and on it in the clothes of every wrapper.
+
+mod bed;
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use bed::Place;
+use grid_platform_api::{NodeId, Platform, Program, async_trait};
+use grid_platform_testing::{
+    BadProgram, Boot, Fixture, Harness, LiveProcess, Outcome, Suite, Survey, with_wrappers,
+};
+use grid_testbed::Kind;
+
+/// An engine's containers.
+pub(crate) struct Containers(pub(crate) Kind);
+
+#[async_trait]
+impl Harness for Containers {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    async fn survey(&self) -> Outcome<Survey> {
+        let place = Place::new(&bed::engine(self.0)?)?;
+        let platform = place.open(place.own_config()).await?;
+        let mut survey = Survey::new(platform.capabilities());
+        survey.log_budget = Some(bed::LOG_BUDGET);
+        // An image of the probe alone has no names of users.
+        survey.other_user = (survey.capabilities.user && rustix::process::getuid().is_root())
+            .then(|| ("65534".to_owned(), 65_534));
+        Ok(survey)
+    }
+
+    async fn fixture(&self) -> Outcome<Box<dyn Fixture>> {
+        let place = Place::new(&bed::engine(self.0)?)?;
+        Ok(Box::new(OnEngine {
+            strangers_ports: place.host.new_ports(),
+            place,
+        }))
+    }
+}
+
+struct OnEngine {
+    place: Place,
+    strangers_ports: (u16, u16),
+}
+
+#[async_trait]
+impl Fixture for OnEngine {
+    async fn open(&self) -> Outcome<Arc<dyn Platform>> {
+        let config = self.place.own_config();
+        Ok(bed::shared(self.place.open(config).await?))
+    }
+
+    async fn open_stranger(&self) -> Outcome<Arc<dyn Platform>> {
+        let home = self.place.host.stranger();
+        let config = self.place.config(&home, self.strangers_ports);
+        Ok(bed::shared(self.place.open(config).await?))
+    }
+
+    fn probe(&self, actions: &[&str]) -> Outcome<Program> {
+        self.place.probe(actions)
+    }
+
+    fn bad_program(&self, which: BadProgram) -> Outcome<Program> {
+        let image = bed::bad_image(&self.place.api, which)?;
+        Ok(Program::image(image, [""; 0]))
+    }
+
+    async fn census(&self, id: &NodeId) -> Outcome<Vec<LiveProcess>> {
+        self.place.census(id)
+    }
+
+    async fn boots(&self, id: &NodeId) -> Outcome<Vec<Boot>> {
+        self.place.boots(id)
+    }
+
+    fn storage_path(&self) -> PathBuf {
+        self.place.host.new_path()
+    }
+
+    async fn clean_up(&self) -> Outcome {
+        self.place.clean_up()
+    }
+}
+
+/// The suite on an engine; in the wrappers' clothes, which are shown to fit elsewhere too, with the long tests.
+pub(crate) fn suite(kind: Kind) -> ExitCode {
+    let mut all = with_wrappers(Arc::new(Containers(kind)));
+    let bare = all.pop().into_iter().collect();
+    Suite::new(bare).long(all).run()
+}
+
+fn main() -> ExitCode {
+    suite(Kind::Docker)
+}
