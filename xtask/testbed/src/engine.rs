@@ -247,7 +247,14 @@ impl Engine {
                 self.dir.display()
             ));
         }
-        for stale in ["engine.pid", "engine.sock"] {
+        // Docker's own containerd dies with a daemon that is killed, a moment later. The next daemon takes a process of its
+        // number for it, be it a zombie whom nobody has reaped.
+        for process in proc::processes(|it| it.name == "containerd" && it.mentions(&self.dir)) {
+            process.wait(Duration::from_secs(5));
+            process.signal(Signal::KILL);
+            process.wait(Duration::from_secs(5));
+        }
+        for stale in ["engine.pid", "engine.sock", "exec/containerd/containerd.pid"] {
             let _ = fs::remove_file(self.dir.join(stale));
         }
         let mut child = match self.kind {
