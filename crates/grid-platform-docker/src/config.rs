@@ -1,7 +1,6 @@
 //! The adapter's settings.
 
 use std::{
-    net::IpAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -113,7 +112,7 @@ pub struct DockerConfig {
     /// Who nodes run as whose request names no user and whose image names none but root: `UID` or `UID:GID`, numbers.
     #[serde(default = "default_user")]
     pub user: String,
-    /// Which users a request may name, as it writes them, besides the one of `user`; `*` is any but root.
+    /// Which users a request may name, by name or number, besides the one of `user`.
     #[serde(default)]
     pub users: Vec<String>,
     /// What is loosened of how nodes are kept in.
@@ -172,14 +171,6 @@ impl DockerConfig {
 
     pub(crate) fn ports(&self) -> RangeInclusive<u16> {
         self.port_range.0..=self.port_range.1
-    }
-
-    /// The host that clients of a node are told.
-    pub(crate) fn endpoint_host(&self, bind: IpAddr) -> String {
-        match &self.advertise_address {
-            Some(host) => host.clone(),
-            None => crate::network::reachable(bind).to_string(),
-        }
     }
 
     /// The user and group of [`user`](Self::user), as numbers.

@@ -1,19 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+mod account;
 mod config;
 mod context;
 mod engine;
 mod error;
+mod facts;
 mod health;
 mod images;
 mod lifecycle;
 mod logs;
 mod network;
 mod nodes;
+mod notes;
 mod platform;
 mod probe;
 mod secrets;
 mod storage;
+mod tar;
 mod translate;
 mod transport;
 mod usage;

@@ -4,20 +4,35 @@
 //! event, and [`resync`] after every gap. Answers are taken in the order in which they were asked for, node by node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use grid_platform_api::{Failure, Health, NodeId, NodeUid, Result, SpawnedNode};
+use bollard::{
+    models::{ContainerSummary, EventMessage},
+    query_parameters::{InspectContainerOptions, ListContainersOptionsBuilder},
+};
+use futures::{StreamExt, stream};
+use grid_platform_api::{
+    Failure, Health, NodeId, NodeUid, Result, SpawnedNode, Timestamp, printable,
+};
+use grid_platform_host::{files::Durable, work::blocking};
 use tokio::sync::{Mutex as AsyncMutex, broadcast, watch};
 
 use crate::{
+    engine::CALL,
+    health, logs,
+    notes::Note,
     platform::Inner,
-    translate::{Goal, Observed, Record},
+    translate::{self, Facts, Goal, Observed, Phase, Read, Record, label},
 };
 
 /// How many changes a watcher may be behind before it is told to start over.
 const BACKLOG: usize = 1024;
+/// How many containers the engine is asked for at a time.
+const ASKS: usize = 16;
+/// How many of its last lines a failed node is shown with.
+pub(crate) const TAIL: usize = 10;
 
 /// All that is known of a node at one moment.
 #[derive(Clone, Debug)]
@@ -29,6 +44,10 @@ pub(crate) struct Situation {
     pub(crate) health: Health,
     /// How the program last ended badly, since the last spawn.
     pub(crate) last_failure: Option<Failure>,
+    /// Somebody else stopped it, since the last spawn.
+    pub(crate) stopped_by_other: bool,
+    /// When the engine began the run of the last spawn; what it tells of earlier is over. `None` while that is not known.
+    pub(crate) since: Option<Timestamp>,
     /// The last lines of a program that failed for good.
     pub(crate) tail: Vec<String>,
     /// The container is gone.
@@ -75,10 +94,26 @@ pub(crate) enum Change {
     Resync(String),
 }
 
+/// What all nodes are shown with.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    /// The host of endpoints; `None` is the address at which ports are published.
+    pub(crate) advertise: Option<String>,
+    /// The engine's processes are this host's.
+    pub(crate) host_pids: bool,
+}
+
 /// All nodes.
 pub(crate) struct Registry {
-    nodes: Mutex<BTreeMap<NodeId, Arc<Node>>>,
+    frame: Frame,
+    nodes: Mutex<Nodes>,
     changes: broadcast::Sender<Change>,
+}
+
+#[derive(Default)]
+struct Nodes {
+    by_id: BTreeMap<NodeId, Arc<Node>>,
+    by_container: HashMap<String, Arc<Node>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,32 +122,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(frame: Frame) -> Self {
         Self {
+            frame,
             nodes: Mutex::default(),
             changes: broadcast::channel(BACKLOG).0,
         }
     }
 
     pub(crate) fn get(&self, id: &NodeId) -> Option<Arc<Node>> {
-        lock(&self.nodes).get(id).cloned()
+        lock(&self.nodes).by_id.get(id).cloned()
     }
 
     /// The node of this container.
     pub(crate) fn by_container(&self, container: &str) -> Option<Arc<Node>> {
-        let nodes = lock(&self.nodes);
-        nodes.values().find(|it| it.container == container).cloned()
+        lock(&self.nodes).by_container.get(container).cloned()
     }
 
     /// All nodes, by id.
     pub(crate) fn all(&self) -> Vec<Arc<Node>> {
-        lock(&self.nodes).values().cloned().collect()
+        lock(&self.nodes).by_id.values().cloned().collect()
     }
 
     /// All nodes as they are shown, by id.
     pub(crate) fn list(&self) -> Vec<SpawnedNode> {
         let shown = |it: &Arc<Node>| SpawnedNode::clone(&it.shown());
-        lock(&self.nodes).values().map(shown).collect()
+        lock(&self.nodes).by_id.values().map(shown).collect()
     }
 
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
@@ -124,20 +159,400 @@ impl Registry {
         // Nobody may be watching.
         let _ = self.changes.send(change);
     }
+
+    /// Adds a node, unless there is one of its container, or of its id in another container: then that one stays.
+    fn insert(&self, situation: Situation) -> (Arc<Node>, bool) {
+        let id = situation.record.config.node_id.clone();
+        let mut nodes = lock(&self.nodes);
+        if let Some(known) = nodes.by_id.get(&id) {
+            if known.container != situation.record.container {
+                tracing::warn!(
+                    node = %id, container = %situation.record.container,
+                    "a second container says that it is this node, and is left alone"
+                );
+            }
+            return (Arc::clone(known), false);
+        }
+        let node = Arc::new(Node {
+            id: id.clone(),
+            uid: situation.record.uid.clone(),
+            container: situation.record.container.clone(),
+            shown: Mutex::new(Arc::new(self.show(&situation))),
+            situation: watch::channel(situation).0,
+            asking: AsyncMutex::default(),
+        });
+        nodes.by_id.insert(id.clone(), Arc::clone(&node));
+        nodes
+            .by_container
+            .insert(node.container.clone(), Arc::clone(&node));
+        drop(nodes);
+        self.tell(Change::Changed(id));
+        (node, true)
+    }
+
+    /// Takes a node out and tells who follows it; `false` when it was out already.
+    fn remove(&self, node: &Node) -> bool {
+        let removed = {
+            let mut nodes = lock(&self.nodes);
+            let known = nodes.by_container.remove(&node.container).is_some();
+            known && nodes.by_id.remove(&node.id).is_some()
+        };
+        if removed {
+            node.situation.send_modify(|it| it.removed = true);
+            self.tell(Change::Removed(node.id.clone(), node.uid.clone()));
+        }
+        removed
+    }
+
+    /// Changes what is known of a node and tells who watches, if that shows.
+    pub(crate) fn update(&self, node: &Node, change: impl FnOnce(&mut Situation)) {
+        let mut shown = lock(&node.shown);
+        node.situation.send_modify(change);
+        let situation = node.situation.borrow();
+        let now = self.show(&situation);
+        if **shown != now && !situation.removed {
+            *shown = Arc::new(now);
+            self.tell(Change::Changed(node.id.clone()));
+        }
+    }
+
+    fn show(&self, situation: &Situation) -> SpawnedNode {
+        let bind = situation.record.config.bind_address;
+        let host = match &self.frame.advertise {
+            Some(host) => host.clone(),
+            None => crate::network::reachable(bind).to_string(),
+        };
+        translate::node(&Facts {
+            record: &situation.record,
+            seen: &situation.observed,
+            goal: &situation.goal,
+            health: &situation.health,
+            last_failure: situation.last_failure.as_ref(),
+            tail: &situation.tail,
+            host: &host,
+            host_pids: self.frame.host_pids,
+            stopped_by_other: situation.stopped_by_other,
+        })
+    }
 }
 
-/// Asks the engine for the container and takes in what it says: a node that is new, changed or gone.
+/// What the engine says of one container.
+pub(crate) enum Found {
+    /// It is a node of ours.
+    Node(Arc<Node>),
+    /// There is none.
+    Nothing,
+    /// It is not ours: its owner, if it names one.
+    Theirs(Option<String>),
+    /// It is ours, and its record cannot be understood.
+    Damaged(String),
+}
+
+/// Asks the engine for the container, by its id or name, and takes in what it says: a node that is new, changed or gone.
 ///
 /// # Errors
 /// When the engine cannot be asked.
-pub(crate) async fn refresh(_inner: &Arc<Inner>, _container: &str) -> Result<()> {
+pub(crate) async fn refresh(inner: &Arc<Inner>, container: &str) -> Result<Found> {
+    let known = inner.registry.by_container(container);
+    let _turn = match &known {
+        Some(node) => Some(node.asking.lock().await),
+        None => None,
+    };
+    let options = None::<InspectContainerOptions>;
+    let asked = inner.engine.docker.inspect_container(container, options);
+    let inspected = match inner.engine.ask(CALL, asked).await {
+        Ok(inspected) => inspected,
+        Err(fault) if fault.status() == Some(404) => {
+            if let Some(node) = &known {
+                forget(inner, node);
+            }
+            return Ok(Found::Nothing);
+        }
+        Err(fault) => return Err(fault.into_error("ask the engine for a container")),
+    };
+    let (record, observed) = match translate::read(&inspected, &inner.install.owner) {
+        Read::Ours(_, record, observed) => (record, observed),
+        Read::Theirs(owner) => return Ok(Found::Theirs(owner)),
+        Read::Damaged(why) => return Ok(Found::Damaged(why)),
+    };
+    match &known {
+        Some(node) => {
+            learn(inner, node, observed).await;
+            Ok(Found::Node(Arc::clone(node)))
+        }
+        // It was asked for by its name.
+        None => match inner.registry.by_container(&record.container) {
+            Some(node) => {
+                learn(inner, &node, observed).await;
+                Ok(Found::Node(node))
+            }
+            None => Ok(Found::Node(join(inner, *record, observed).await)),
+        },
+    }
+}
+
+/// Takes in a node that was not known.
+async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> Arc<Node> {
+    let id = record.config.node_id.clone();
+    let note = inner.notes.of(&id, &record.uid);
+    let tail = tail_of(inner, &record, &observed, &note.goal).await;
+    let situation = Situation {
+        health: no_answer_yet(&record),
+        last_failure: note.last_failure.or_else(|| unseen(&observed)),
+        stopped_by_other: note.stopped_by_other,
+        since: Some(Timestamp::UNIX_EPOCH).filter(|_| observed.started_at.is_some()),
+        goal: note.goal,
+        record: Arc::new(record),
+        observed: Arc::new(observed),
+        tail,
+        removed: false,
+    };
+    let ports: Vec<u16> = situation.record.ports.values().copied().collect();
+    let (node, new) = inner.registry.insert(situation);
+    if new {
+        inner.ports.note(&id, &ports);
+        health::attend(inner, &node);
+    }
+    node
+}
+
+fn no_answer_yet(record: &Record) -> Health {
+    match record.config.health {
+        Some(_) => Health::Starting,
+        None => Health::Unchecked,
+    }
+}
+
+/// The failure of ends that nobody of ours saw.
+fn unseen(observed: &Observed) -> Option<Failure> {
+    (observed.restarts > 0).then(|| {
+        Failure::new(
+            grid_platform_api::FailureReason::Exited,
+            "its program ended, and how was not seen",
+        )
+        .with_exit(grid_platform_api::Exit::Unknown)
+    })
+}
+
+/// Takes in what the engine says of a node that is known.
+async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
+    let now = node.now();
+    if *now.observed == observed {
+        return;
+    }
+    let ended = translate::bad_end(&now.record, &observed);
+    // With its last lines at once: nobody is shown a failure without them.
+    let tail = tail_of(inner, &now.record, &observed, &now.goal).await;
+    let mut failed = None;
+    inner.registry.update(node, |it| {
+        if observed.started_at != it.observed.started_at {
+            it.health = no_answer_yet(&it.record);
+        }
+        if it.since.is_none() && it.goal == Goal::Running {
+            it.since = observed
+                .started_at
+                .filter(|at| it.observed.started_at != Some(*at));
+        }
+        if ended.is_some() && it.goal == Goal::Running && it.since.is_some() {
+            it.last_failure.clone_from(&ended);
+            failed.clone_from(&ended);
+        }
+        if it.last_failure.is_none() && it.goal == Goal::Running && it.since.is_some() {
+            it.last_failure = unseen(&observed);
+        }
+        it.tail = tail;
+        it.observed = Arc::new(observed);
+    });
+    if failed.is_some() {
+        note(inner, node, move |it| it.last_failure = failed).await;
+    }
+}
+
+/// Notes something of a node; a loss of it by a loss of power does no harm.
+async fn note(inner: &Arc<Inner>, node: &Node, change: impl FnOnce(&mut Note) + Send + 'static) {
+    let (inner, id, uid) = (Arc::clone(inner), node.id.clone(), node.uid.clone());
+    let noted = blocking(move || inner.notes.change(&id, &uid, Durable::No, change).map(drop));
+    if let Err(e) = noted.await {
+        tracing::warn!(node = %node.id, error = %e, "how a program ended is not on disk");
+    }
+}
+
+/// The last lines of a program that ended badly and for good.
+async fn tail_of(
+    inner: &Arc<Inner>,
+    record: &Record,
+    observed: &Observed,
+    goal: &Goal,
+) -> Vec<String> {
+    let final_end = matches!(observed.phase, Phase::Exited | Phase::Dead);
+    if !final_end || *goal != Goal::Running || translate::bad_end(record, observed).is_none() {
+        return Vec::new();
+    }
+    last_lines(inner, &record.container, observed).await
+}
+
+/// The last lines that the container's last run wrote.
+pub(crate) async fn last_lines(
+    inner: &Arc<Inner>,
+    container: &str,
+    observed: &Observed,
+) -> Vec<String> {
+    logs::last_words(&inner.engine, container, observed.started_at, TAIL).await
+}
+
+/// Takes in what an event itself tells of a container: by the time that the engine is asked, its policy may have started the
+/// program again, and of a stop it does not tell at all.
+pub(crate) fn hear(inner: &Arc<Inner>, event: &EventMessage, container: &str) {
+    let at = event.time_nano.map(i128::from);
+    let at = at.and_then(|it| Timestamp::from_nanosecond(it).ok());
+    let (Some(node), Some(at)) = (inner.registry.by_container(container), at) else {
+        return;
+    };
+    let attribute = |name: &str| {
+        let all = event.actor.as_ref()?.attributes.as_ref()?;
+        all.get(name)?.parse::<i64>().ok()
+    };
+    let (mut failed, mut stopped) = (None, false);
+    inner.registry.update(&node, |it| {
+        // What is told of an earlier run is over.
+        if it.goal != Goal::Running || it.since.is_none_or(|since| at < since) {
+            return;
+        }
+        match event.action.as_deref() {
+            Some("die" | "died") => {
+                let exit = attribute("exitCode").or(attribute("containerExitCode"));
+                let failure = exit.and_then(|it_code| {
+                    translate::ended(&it.record, translate::exit(it_code), false)
+                });
+                // That the memory was used up only the engine's own record tells.
+                if let Some(failure) = failure
+                    && it.last_failure.as_ref().and_then(|it| it.exit) != failure.exit
+                {
+                    it.last_failure = Some(failure.clone());
+                    failed = Some(failure);
+                }
+            }
+            // Nobody of ours asked for it: how the program ended is not its own.
+            Some("stop") => {
+                it.stopped_by_other = true;
+                stopped = true;
+            }
+            _ => {}
+        }
+    });
+    if failed.is_none() && !stopped {
+        return;
+    }
+    let inner = Arc::clone(inner);
+    tokio::spawn(async move {
+        note(&inner, &node, move |it| {
+            it.stopped_by_other |= stopped;
+            if failed.is_some() {
+                it.last_failure = failed;
+            }
+        })
+        .await;
+    });
+}
+
+/// The container of a node is gone.
+pub(crate) fn forget(inner: &Inner, node: &Node) {
+    if inner.registry.remove(node) {
+        inner
+            .ports
+            .release(&node.id, node.now().record.ports.values());
+    }
+}
+
+/// The containers of this owner, as one call tells of them: by node, the one that has the node's own name first.
+async fn containers(inner: &Inner) -> Result<Vec<ContainerSummary>> {
+    let filters = HashMap::from([(
+        "label",
+        vec![
+            format!("{}=true", label::GRID),
+            format!("{}={}", label::OWNER, inner.install.owner),
+        ],
+    )]);
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let asked = inner.engine.docker.list_containers(Some(options));
+    inner.engine.call("list the containers", CALL, asked).await
+}
+
+/// Asks the engine for all containers of this owner and for each that is not as it is known, and forgets those that are gone.
+///
+/// # Errors
+/// When the engine cannot be asked: what is known may not be true then.
+pub(crate) async fn take_stock(inner: &Arc<Inner>, trust: bool) -> Result<()> {
+    // A node that is made meanwhile is in neither, and is not gone.
+    let before = inner.registry.all();
+    let mut listed = containers(inner).await?;
+    let ids: HashSet<&str> = listed.iter().filter_map(|it| it.id.as_deref()).collect();
+    for node in before {
+        if !ids.contains(node.container.as_str()) {
+            forget(inner, &node);
+        }
+    }
+    // The node is the container that is known already, or else the one that has the node's own name, or the oldest.
+    let is_known = |it: &ContainerSummary| {
+        let container = it.id.as_deref().unwrap_or_default();
+        inner.registry.by_container(container).is_some()
+    };
+    listed.sort_by_cached_key(|it| (!is_known(it), !has_own_name(it), it.created));
+    let mut seen = HashSet::new();
+    let changed: Vec<String> = listed
+        .iter()
+        .filter(|it| seen.insert(it.labels.as_ref().and_then(translate::node_id)))
+        .filter(|it| !trust || !is_as_known(inner, it))
+        .filter_map(|it| it.id.clone())
+        .collect();
+    let mut answers = stream::iter(changed)
+        .map(|it| async move { refresh(inner, &it).await.map(|found| (it, found)) })
+        .buffer_unordered(ASKS);
+    while let Some(answer) = answers.next().await {
+        if let (container, Found::Damaged(why)) = answer? {
+            tracing::warn!(
+                container,
+                why = printable(&why),
+                "a container of ours cannot be understood, and is left alone"
+            );
+        }
+    }
     Ok(())
+}
+
+fn has_own_name(summary: &ContainerSummary) -> bool {
+    let id = summary.labels.as_ref().and_then(translate::node_id);
+    let names = summary.names.as_deref().unwrap_or_default();
+    id.is_some_and(|id| {
+        names
+            .iter()
+            .any(|it| it.trim_start_matches('/') == id.native_name())
+    })
+}
+
+/// Whether a container is in the state in which it is known to be.
+fn is_as_known(inner: &Inner, summary: &ContainerSummary) -> bool {
+    let Some(container) = summary.id.as_deref() else {
+        return true;
+    };
+    let Some(node) = inner.registry.by_container(container) else {
+        return false;
+    };
+    let phase = node.now().observed.phase;
+    summary
+        .state
+        .is_some_and(|it| translate::phase_of(it) == phase)
 }
 
 /// Asks the engine for all containers of this owner and takes in what it says, then tells watchers that events were lost.
 ///
 /// # Errors
 /// When the engine cannot be asked.
-pub(crate) async fn resync(_inner: &Arc<Inner>, _reason: &str) -> Result<()> {
+pub(crate) async fn resync(inner: &Arc<Inner>, reason: &str) -> Result<()> {
+    take_stock(inner, false).await?;
+    inner.registry.tell(Change::Resync(reason.to_owned()));
     Ok(())
 }

@@ -1,21 +1,36 @@
 //! The platform: who does what.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use grid_platform_api::{
-    Capabilities, DataPolicy, Error, LogCursor, LogStream, NodeData, NodeEventStream, NodeId,
-    NodeUsage, Platform, PlatformInfo, Result, SpawnConfig, SpawnedNode, async_trait,
+    Capabilities, DataPolicy, Error, ErrorKind, LogCursor, LogStream, NodeData, NodeEventStream,
+    NodeId, NodeLocks, NodeUsage, Platform, PlatformInfo, RestartMode, Result, SpawnConfig,
+    SpawnedNode, async_trait,
+};
+use grid_platform_host::{
+    data::{DataStore, Places},
+    error::Context,
+    install::Install,
+    ports::PortBook,
+    work::{Turns, blocking},
 };
 use tokio::sync::watch;
 
 use crate::{
+    account::Accounts,
     config::DockerConfig,
     engine::Engine,
     error::{PLATFORM, named},
+    facts::{self, Facts},
     images::Images,
     lifecycle, logs,
-    nodes::{Node, Registry},
-    probe, usage, watch as events,
+    nodes::{self, Found, Frame, Node, Registry},
+    notes::Notes,
+    probe,
+    secrets::Secrets,
+    storage::{self, Storage},
+    translate::{DataPlace, Phase},
+    usage, watch as events,
 };
 
 /// Nodes as containers of an engine.
@@ -30,9 +45,20 @@ pub struct DockerPlatform {
 /// What all parts of one platform share.
 pub(crate) struct Inner {
     pub(crate) config: Arc<DockerConfig>,
+    pub(crate) install: Install,
     pub(crate) engine: Engine,
+    pub(crate) facts: Facts,
+    pub(crate) storage: Storage,
     pub(crate) images: Images,
+    pub(crate) accounts: Accounts,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) notes: Notes,
+    pub(crate) secrets: Secrets,
+    /// Where data is, and whose.
+    pub(crate) data: Arc<DataStore>,
+    pub(crate) ports: Arc<PortBook>,
+    pub(crate) locks: NodeLocks,
+    pub(crate) turns: Turns,
     /// Changes (by its end) when the platform is dropped.
     pub(crate) closing: watch::Receiver<()>,
 }
@@ -59,29 +85,125 @@ impl DockerPlatform {
     }
 }
 
+/// What of a platform is on this host.
+struct Local {
+    install: Install,
+    notes: Notes,
+    secrets: Secrets,
+    data: DataStore,
+}
+
+fn local(config: &DockerConfig) -> Result<Local> {
+    let install = Install::open(&config.state_dir)?;
+    let path = config.data_path.display();
+    std::fs::create_dir_all(&config.data_path).cannot(format!("make the data path `{path}`"))?;
+    let places = Places {
+        data_path: config.data_path.clone(),
+        roots: config.roots().into_iter().map(ToOwned::to_owned).collect(),
+        state_dir: config.state_dir.clone(),
+    };
+    Ok(Local {
+        notes: Notes::open(&install.dir)?,
+        secrets: Secrets::open(&install.dir, &config.state_dir)?,
+        data: DataStore::open(&install.dir, install.owner.clone(), places)?,
+        install,
+    })
+}
+
 async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<Inner>> {
     config.validate()?;
+    let opening = config.clone();
+    let local = blocking(move || local(&opening)).await?;
     let engine = Engine::connect(&config).await?;
     // Before anything is read, so that nothing falls in between.
     let feed = events::Feed::begin(&engine, closing.clone()).await?;
+    let facts = facts::look(&engine).await?;
+    let storage = storage::look(&engine, &config, &facts).await?;
+    let frame = Frame {
+        advertise: config.advertise_address.clone(),
+        host_pids: facts.same_host,
+    };
     let inner = Arc::new(Inner {
         config: Arc::new(config),
+        install: local.install,
         engine,
+        facts,
+        storage,
         images: Images::default(),
-        registry: Arc::new(Registry::new()),
+        accounts: Accounts::default(),
+        registry: Arc::new(Registry::new(frame)),
+        notes: local.notes,
+        secrets: local.secrets,
+        data: Arc::new(local.data),
+        ports: Arc::new(PortBook::default()),
+        locks: NodeLocks::new(),
+        turns: Turns::default(),
         closing,
     });
     tokio::spawn(feed.run(Arc::downgrade(&inner)));
+    nodes::take_stock(&inner, false).await?;
+    lifecycle::heal(&inner).await?;
     Ok(inner)
 }
 
 impl Inner {
+    /// What can be done, here and now.
+    pub(crate) fn capabilities(&self) -> Capabilities {
+        let mut can = Capabilities::none();
+        can.image_programs = true;
+        can.restart_modes = [RestartMode::Never].into();
+        if self.facts.updates {
+            can.restart_modes
+                .extend([RestartMode::OnFailure, RestartMode::Always]);
+        }
+        can.memory_limit = self.facts.memory_limit;
+        can.cpu_limit = self.facts.cpu_limit;
+        can.pids_limit = self.facts.pids_limit;
+        can.open_files_limit = true;
+        can.storage_path = self.storage.is_shared();
+        can.user = true;
+        can.secrets = true;
+        can.health_checks = true;
+        can.port_allocation = true;
+        can.exclusive_ports = true;
+        can.stop_signal = true;
+        can.logs_after_stop = true;
+        can.logs_since = true;
+        can.log_streams = true;
+        can.usage = true;
+        can.nodes_outlive_adapter = true;
+        can.host_pids = self.facts.same_host;
+        can
+    }
+
+    /// The nodes that have their data in a directory, each with its path.
+    pub(crate) fn used(&self) -> Vec<(NodeId, PathBuf)> {
+        let nodes = self.registry.all();
+        let used = |it: &Arc<Node>| match &it.now().record.data {
+            DataPlace::Path { path, .. } => Some((it.id.clone(), path.clone())),
+            DataPlace::Volume { .. } => None,
+        };
+        nodes.iter().filter_map(used).collect()
+    }
+
     /// The node of that id.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub(crate) fn node(&self, id: &NodeId) -> Result<Arc<Node>> {
-        self.registry.get(id).ok_or_else(|| Error::not_found(id))
+    /// `NotFound`; `OwnedByOther` when the container of its name is somebody else's.
+    pub(crate) async fn node(self: &Arc<Self>, id: &NodeId) -> Result<Arc<Node>> {
+        match self.registry.get(id) {
+            Some(node) => Ok(node),
+            None => Err(lifecycle::unknown(self, id).await),
+        }
+    }
+
+    /// The node after the engine was asked for it.
+    async fn fresh(self: &Arc<Self>, id: &NodeId) -> Result<Arc<Node>> {
+        let node = self.node(id).await?;
+        match nodes::refresh(self, &node.container).await? {
+            Found::Node(node) => Ok(node),
+            _ => Err(Error::not_found(id)),
+        }
     }
 }
 
@@ -103,7 +225,7 @@ impl Platform for DockerPlatform {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::none()
+        self.inner.capabilities()
     }
 
     async fn probe(&self) -> Result<PlatformInfo> {
@@ -133,24 +255,34 @@ impl Platform for DockerPlatform {
     }
 
     async fn is_node_alive(&self, node_id: &NodeId) -> Result<bool> {
-        tag(
-            Err(Error::not_found(node_id)),
-            "is_node_alive",
-            Some(node_id),
-        )
+        if self.inner.registry.get(node_id).is_none() {
+            return Ok(false);
+        }
+        match self.inner.fresh(node_id).await {
+            // A paused program does not run.
+            Ok(node) => Ok(node.now().observed.phase == Phase::Running),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => tag(Err(e), "is_node_alive", Some(node_id)),
+        }
     }
 
     async fn get_node_status(&self, node_id: &NodeId) -> Result<SpawnedNode> {
-        let node = tag(self.inner.node(node_id), "get_node_status", Some(node_id))?;
+        let node = self.inner.fresh(node_id).await;
+        let node = tag(node, "get_node_status", Some(node_id))?;
         Ok(SpawnedNode::clone(&node.shown()))
     }
 
     async fn list_nodes(&self) -> Result<Vec<SpawnedNode>> {
+        tag(
+            nodes::take_stock(&self.inner, true).await,
+            "list_nodes",
+            None,
+        )?;
         Ok(self.inner.registry.list())
     }
 
     async fn list_data(&self) -> Result<Vec<NodeData>> {
-        Ok(Vec::new())
+        tag(lifecycle::list_data(&self.inner).await, "list_data", None)
     }
 
     async fn get_logs(&self, node_id: &NodeId, lines: usize) -> Result<Vec<String>> {

@@ -11,6 +11,7 @@ use crate::{
     error::PLATFORM,
     images::Images,
     platform::Inner,
+    storage::Storage,
 };
 
 /// Images of the allow-list that are looked for; a list may be long, and each is a call.
@@ -18,8 +19,38 @@ const IMAGES: usize = 20;
 
 /// [`Platform::probe`](grid_platform_api::Platform::probe).
 pub(crate) async fn look(inner: &Arc<Inner>) -> Result<PlatformInfo> {
-    let _found = examine(&inner.engine, &inner.config, &inner.images).await;
-    Err(Error::unsupported(PLATFORM, "look at the engine"))
+    let found = examine(&inner.engine, &inner.config, &inner.images).await;
+    let mut checks = found.checks;
+    checks.push(storage(&inner.storage));
+    Ok(PlatformInfo {
+        platform: PLATFORM.to_owned(),
+        version: found.version,
+        owner: inner.install.owner.clone(),
+        capabilities: inner.capabilities(),
+        checks,
+    })
+}
+
+/// Where data is.
+fn storage(storage: &Storage) -> Check {
+    let (status, detail, hint) = match storage {
+        Storage::Shared => (
+            CheckStatus::Ok,
+            "the engine sees the agent's directories: nodes have their data there".to_owned(),
+            None,
+        ),
+        Storage::Volumes(why) => (
+            CheckStatus::Degraded,
+            format!("nodes have their data in volumes of the engine: {why}"),
+            Some("Run the agent as root on the engine's host, with its directories under the same paths, for data in directories.".to_owned()),
+        ),
+    };
+    Check {
+        name: "storage".to_owned(),
+        status,
+        detail,
+        hint,
+    }
 }
 
 /// What was found of an engine.

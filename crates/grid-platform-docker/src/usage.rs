@@ -9,11 +9,13 @@ use bollard::{
 use futures::StreamExt;
 use grid_platform_api::{Error, NodeId, NodeUsage, Result, Timestamp};
 
-use crate::{engine::CALL, error::Fault, platform::Inner};
+use grid_platform_host::work::blocking;
+
+use crate::{engine::CALL, error::Fault, platform::Inner, translate::DataPlace};
 
 /// [`Platform::get_usage`](grid_platform_api::Platform::get_usage).
 pub(crate) async fn read(inner: &Arc<Inner>, id: &NodeId) -> Result<NodeUsage> {
-    let node = inner.node(id)?;
+    let node = inner.node(id).await?;
     let options = StatsOptions {
         stream: false,
         // Two samples for a percentage would take a second, and nobody asks for one.
@@ -31,8 +33,19 @@ pub(crate) async fn read(inner: &Arc<Inner>, id: &NodeId) -> Result<NodeUsage> {
         }
         Err(fault) => return Err(fault.into_error(format!("ask what the node `{id}` uses"))),
     };
-    let limit = node.now().record.config.memory_limit_mb;
+    let record = node.now().record;
+    let limit = record.config.memory_limit_mb;
+    let disk_bytes = match &record.data {
+        DataPlace::Volume { .. } => None,
+        DataPlace::Path { path, .. } => {
+            let (inner, path) = (Arc::clone(inner), path.clone());
+            // What cannot be counted is not told.
+            let count = move || Ok(inner.data.site(&path)?.disk_bytes().ok());
+            blocking(count).await.ok().flatten()
+        }
+    };
     Ok(NodeUsage {
+        disk_bytes,
         memory_limit_bytes: limit.map(|mb| mb.saturating_mul(1024 * 1024)),
         ..used(&stats)
     })

@@ -1,1 +1,192 @@
-//! Data in labelled volumes of the engine, where agent and engine see no common file system.
+//! Data and secrets in labelled volumes of the engine, where agent and engine see no common file system.
+
+use std::collections::HashMap;
+
+use bollard::{
+    models::{ContainerCreateBody, HostConfig, Mount, MountType, Volume, VolumeCreateRequest},
+    query_parameters::{
+        CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
+        RemoveVolumeOptions, UploadToContainerOptionsBuilder,
+    },
+};
+use bytes::Bytes;
+use grid_platform_api::{ErrorKind, NodeData, NodeId, NodeUid, OwnerId, Result, SpawnConfig};
+
+use crate::{
+    engine::{CALL, Engine, WORK},
+    error::error,
+    tar::{Archive, Owner},
+    translate::{label, node_id},
+};
+
+/// Where a volume is mounted while it is prepared.
+const PLACE: &str = "/sutra-grid";
+
+/// The volume of a node's data.
+pub(crate) fn data_name(id: &NodeId) -> String {
+    id.native_name()
+}
+
+/// The volume of its secrets. No id has a dot in it, so that it is no other node's data.
+pub(crate) fn secrets_name(id: &NodeId) -> String {
+    format!("{}.secrets", id.native_name())
+}
+
+/// Makes a volume of that name for the node, or finds the one that was made for it.
+///
+/// # Errors
+/// `OwnedByOther` when there is one that is not this owner's or not this node's.
+pub(crate) async fn ensure(
+    engine: &Engine,
+    owner: &OwnerId,
+    id: &NodeId,
+    uid: &NodeUid,
+    name: &str,
+) -> Result<()> {
+    let labels = [
+        (label::GRID, "true".to_owned()),
+        (label::NODE_ID, id.to_string()),
+        (label::OWNER, owner.to_string()),
+        (label::UID, uid.to_string()),
+    ];
+    let request = VolumeCreateRequest {
+        name: Some(name.to_owned()),
+        labels: Some(labels.map(|(k, v)| (k.to_owned(), v)).into()),
+        ..VolumeCreateRequest::default()
+    };
+    let asked = engine.docker.create_volume(request);
+    let volume = engine.call("make a volume", WORK, asked).await?;
+    check(&volume, owner, id)
+}
+
+/// Looks whether a volume is this owner's and this node's.
+fn check(volume: &Volume, owner: &OwnerId, id: &NodeId) -> Result<()> {
+    let ours = volume.labels.get(label::OWNER).map(String::as_str) == Some(owner.as_str());
+    if ours && node_id(&volume.labels).as_ref() == Some(id) {
+        return Ok(());
+    }
+    Err(error(
+        ErrorKind::OwnedByOther,
+        format!("the volume `{}` was not made for this node", volume.name),
+    )
+    .with_node(id)
+    .with_hint(format!(
+        "Look whose it is (`docker volume inspect {}`), or choose another id.",
+        volume.name
+    )))
+}
+
+/// Deletes a volume that was made for the node; one that is not there, or is another's, is let be.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn remove(
+    engine: &Engine,
+    owner: &OwnerId,
+    id: &NodeId,
+    name: &str,
+) -> Result<()> {
+    match engine.ask(CALL, engine.docker.inspect_volume(name)).await {
+        Ok(volume) if check(&volume, owner, id).is_err() => return Ok(()),
+        Ok(_) => {}
+        Err(fault) if fault.status() == Some(404) => return Ok(()),
+        Err(fault) => return Err(fault.into_error(format!("look at the volume `{name}`"))),
+    }
+    let asked = engine
+        .docker
+        .remove_volume(name, None::<RemoveVolumeOptions>);
+    match engine.ask(WORK, asked).await {
+        Ok(()) => Ok(()),
+        Err(fault) if fault.status() == Some(404) => Ok(()),
+        Err(fault) => Err(fault.into_error(format!("delete the volume `{name}`"))),
+    }
+}
+
+/// All data in volumes of this owner. `in_use` says of a node whether it is there and has its data in one.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn list(
+    engine: &Engine,
+    owner: &OwnerId,
+    in_use: impl Fn(&NodeId) -> bool,
+) -> Result<Vec<NodeData>> {
+    let filters = HashMap::from([("label", vec![format!("{}={owner}", label::OWNER)])]);
+    let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+    let asked = engine.docker.list_volumes(Some(options));
+    let listed = engine.call("list the volumes", CALL, asked).await?;
+    let volumes = listed.volumes.unwrap_or_default();
+    Ok(volumes
+        .into_iter()
+        .filter_map(|volume| {
+            let id = node_id(&volume.labels).filter(|it| volume.name == data_name(it))?;
+            Some(NodeData {
+                in_use: in_use(&id),
+                node_id: id,
+                location: volume.name,
+                created_by_platform: true,
+                bytes: None,
+            })
+        })
+        .collect())
+}
+
+/// Gives volumes their owner and what is to be in them, through a container that mounts them and never runs: what is unpacked
+/// above a mount point gives the mounted directory its owner.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn prepare(
+    engine: &Engine,
+    image: &str,
+    data: Option<&str>,
+    secrets: Option<(&str, &SpawnConfig)>,
+    user: Owner,
+) -> Result<()> {
+    let mut archive = Archive::default();
+    let mut mounts = Vec::new();
+    let mount = |name: &str, folder: &str| Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(name.to_owned()),
+        target: Some(format!("{PLACE}/{folder}")),
+        ..Mount::default()
+    };
+    if let Some(name) = data {
+        archive.directory("data", user, 0o750);
+        mounts.push(mount(name, "data"));
+    }
+    if let Some((name, config)) = secrets {
+        archive.directory("secrets", user, 0o500);
+        for (secret, value) in &config.secrets {
+            let bytes = value.expose().unwrap_or_default();
+            archive.file(&format!("secrets/{secret}"), user, 0o400, bytes);
+        }
+        mounts.push(mount(name, "secrets"));
+    }
+    let body = ContainerCreateBody {
+        image: Some(image.to_owned()),
+        cmd: Some(vec!["none".to_owned()]),
+        host_config: Some(HostConfig {
+            mounts: Some(mounts),
+            network_mode: Some("none".to_owned()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::new().build();
+    let asked = engine.docker.create_container(Some(options), body);
+    let helper = engine.call("prepare volumes", WORK, asked).await?.id;
+    let options = UploadToContainerOptionsBuilder::new()
+        .path(PLACE)
+        .copy_uidgid("true")
+        .build();
+    let bytes = bollard::body_full(Bytes::from(archive.finish()));
+    let upload = engine
+        .docker
+        .upload_to_container(&helper, Some(options), bytes);
+    let filled = engine.call("fill volumes", WORK, upload).await;
+    let options = RemoveContainerOptionsBuilder::new().force(true).build();
+    let removed = engine.docker.remove_container(&helper, Some(options));
+    let removed = engine.call("remove a container", WORK, removed).await;
+    filled.and(removed)
+}

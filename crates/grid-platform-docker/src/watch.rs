@@ -145,7 +145,7 @@ impl Feed {
             self.asked.insert(container.clone());
             let inner = inner.upgrade().ok_or(Closed)?;
             self.asking.spawn(async move {
-                let answer = nodes::refresh(&inner, &container).await;
+                let answer = nodes::refresh(&inner, &container).await.map(drop);
                 (container, answer)
             });
         }
@@ -160,6 +160,7 @@ impl Feed {
         }
         match concerns(event) {
             Some(Concern::Container { id, ours }) => {
+                nodes::hear(&inner, event, id);
                 if ours || inner.registry.by_container(id).is_some() {
                     self.changed.insert(id.to_owned());
                 }

@@ -56,7 +56,7 @@ pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig
 
 /// [`Platform::get_logs`](grid_platform_api::Platform::get_logs).
 pub(crate) async fn tail(inner: &Arc<Inner>, id: &NodeId, lines: usize) -> Result<Vec<String>> {
-    let node = inner.node(id)?;
+    let node = inner.node(id).await?;
     tail::last(&inner.engine, &node.container, lines, None)
         .await
         .map_err(|fault| unread(fault, id))
@@ -80,7 +80,7 @@ pub(crate) async fn follow(
     id: &NodeId,
     cursor: LogCursor,
 ) -> Result<LogStream> {
-    let node = inner.node(id)?;
+    let node = inner.node(id).await?;
     follow::stream(&inner.engine, &node, cursor).await
 }
 

@@ -1,9 +1,44 @@
 //! Between the contract's words and the engine's, and nothing else: a request becomes a container, a container becomes a node.
 //! All of it is pure and has tables of examples.
 
-use std::collections::BTreeMap;
+mod container;
+mod failure;
+mod node;
+mod observed;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use grid_platform_api::{Digest, Failure, Health, NodeId, NodeUid, SpawnConfig, Timestamp};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use container::{Ground, Policy, container, grace_seconds, would_restart};
+pub(crate) use failure::{bad_end, early_end, ended, exit, is_port_taken, one_line, start_failure};
+pub(crate) use node::{Facts, node};
+pub(crate) use observed::{Read, phase_of, read};
+
+/// What lets an image start as the user that it expects, as messages name it.
+pub(crate) const ROOT_SETTING: &str = "`docker.security.run_as_image_user`";
+
+/// Where a node has its data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DataPlace {
+    /// A directory that agent and engine both see.
+    Path {
+        /// The directory.
+        path: PathBuf,
+        /// The adapter made it, or made it for an earlier node of the id.
+        ours: bool,
+    },
+    /// A volume of the engine, by its name.
+    Volume {
+        /// The volume's name.
+        name: String,
+    },
+}
 
 /// What a container's labels say: the record of a node. It is made with the container and never changes.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +51,11 @@ pub(crate) struct Record {
     pub(crate) config: SpawnConfig,
     /// The ports by name, as clients reach them.
     pub(crate) ports: BTreeMap<String, u16>,
+    pub(crate) data: DataPlace,
+    /// The image as it was when the node was made: its digest in a registry, or else its id.
+    pub(crate) image: String,
+    /// The node runs as a user that is not the one its image expects.
+    pub(crate) substituted_user: bool,
     pub(crate) created_at: Timestamp,
 }
 
@@ -35,6 +75,13 @@ pub(crate) enum Phase {
     Dead,
 }
 
+impl Phase {
+    /// Whether a program runs, or is about to.
+    pub(crate) fn is_live(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::Restarting)
+    }
+}
+
 /// What the engine says of a container at one moment.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Observed {
@@ -52,8 +99,8 @@ pub(crate) struct Observed {
     pub(crate) restarts: u32,
     /// What the image's own health check says; `None` when there is none.
     pub(crate) health: Option<Health>,
-    /// The restart policy that it has now, and how often at most.
-    pub(crate) policy: (String, u32),
+    /// The restart policy that it has now.
+    pub(crate) policy: Policy,
     /// It has a terminal: its log is not framed.
     pub(crate) tty: bool,
     /// The image's id.
@@ -61,10 +108,11 @@ pub(crate) struct Observed {
 }
 
 /// What is asked of a node, beyond its request. It is durable before the engine is asked.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "goal", rename_all = "snake_case")]
 pub(crate) enum Goal {
     /// That it runs, as far as its policy goes.
+    #[default]
     Running,
     /// That it is stopped.
     Stopped,
@@ -75,8 +123,8 @@ pub(crate) enum Goal {
     },
 }
 
-/// The id of a node whose container has these labels and this owner.
-pub(crate) fn node_id(labels: &BTreeMap<String, String>) -> Option<NodeId> {
+/// The id of the node whose object has these labels.
+pub(crate) fn node_id(labels: &HashMap<String, String>) -> Option<NodeId> {
     NodeId::new(labels.get(label::NODE_ID)?.as_str()).ok()
 }
 
@@ -93,6 +141,65 @@ pub(crate) mod label {
     pub(crate) const SPEC: &str = "sutra.spec";
     /// The ports by name as JSON, as clients reach them.
     pub(crate) const PORTS: &str = "sutra.ports";
+    /// Where the data is, as JSON.
+    pub(crate) const DATA: &str = "sutra.data";
+    /// The image's digest or id when the node was made.
+    pub(crate) const IMAGE: &str = "sutra.image";
+    /// Present where the node does not run as the user that its image expects.
+    pub(crate) const SUBSTITUTED_USER: &str = "sutra.substituted_user";
     /// Before each label of the request.
     pub(crate) const USER: &str = "sutra.label.";
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use grid_platform_api::{DigestKey, Program, SpawnConfigBuilder};
+
+    use super::*;
+
+    /// A request for an image.
+    pub(crate) fn request() -> SpawnConfigBuilder {
+        SpawnConfig::builder("n1", Program::image("img:1", [""; 0]))
+    }
+
+    /// The record of a request.
+    pub(crate) fn record(config: SpawnConfig) -> Record {
+        Record {
+            container: "c0".repeat(32),
+            uid: NodeUid::from_bytes([7; 16]),
+            digest: Digest::of(&config, &DigestKey::from_bytes([1; 32])),
+            ports: config
+                .ports
+                .keys()
+                .zip(20_001..)
+                .map(|(name, port)| (name.clone(), port))
+                .collect(),
+            data: DataPlace::Path {
+                path: "/d/n1".into(),
+                ours: true,
+            },
+            image: "sha256:1".into(),
+            substituted_user: false,
+            created_at: Timestamp::UNIX_EPOCH,
+            config,
+        }
+    }
+
+    /// A container in this phase.
+    pub(crate) fn observed(phase: Phase) -> Observed {
+        Observed {
+            phase,
+            pid: None,
+            exit_code: 0,
+            out_of_memory: false,
+            error: String::new(),
+            started_at: None,
+            finished_at: None,
+            restarts: 0,
+            health: None,
+            policy: Policy::NONE,
+            tty: false,
+            image: "sha256:1".into(),
+        }
+    }
 }

@@ -1,0 +1,352 @@
+//! Who a node runs as: the request's user, or else the image's own, or else the settings'; root only where a setting says so.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use bollard::{
+    models::ContainerCreateBody,
+    query_parameters::{
+        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+        RemoveContainerOptionsBuilder,
+    },
+};
+use futures::StreamExt;
+use grid_platform_api::{Error, ErrorKind, Failure, FailureReason, NodeId, Result, SpawnConfig};
+use grid_platform_host::{error::Context, users};
+
+use crate::{
+    config::DockerConfig,
+    engine::{CALL, Engine, WORK},
+    error::error,
+    images::Image,
+    tar::Owner,
+};
+
+/// The largest list of users that is looked into.
+const MAX: usize = 1024 * 1024;
+
+/// Who a node runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// In the engine's form; `None` leaves the image's own.
+    pub(crate) user: Option<String>,
+    /// By numbers: who its data belongs to.
+    pub(crate) owner: Owner,
+    /// It is not the user that the image expects.
+    pub(crate) substituted: bool,
+}
+
+/// Who it is, as far as that is known without a look into the image.
+#[derive(Debug, PartialEq, Eq)]
+enum Choice {
+    Known(Account),
+    /// The image's own user, by its name.
+    Named(String),
+}
+
+/// The users that images name, by image and name.
+#[derive(Default)]
+pub(crate) struct Accounts(Mutex<HashMap<(String, String), Owner>>);
+
+impl Accounts {
+    /// Who a node of this request and image runs as.
+    ///
+    /// # Errors
+    /// `NotAllowed`; `SpawnFailed` with `UserUnavailable`; the engine's.
+    pub(crate) async fn of(
+        &self,
+        engine: &Engine,
+        settings: &DockerConfig,
+        config: &SpawnConfig,
+        image: &Image,
+    ) -> Result<Account> {
+        let name = match choose(settings, config, image)? {
+            Choice::Known(account) => return Ok(account),
+            Choice::Named(name) => name,
+        };
+        let key = (image.id.clone(), name.clone());
+        let known = self.known().get(&key).copied();
+        let owner = match known {
+            Some(owner) => owner,
+            None => {
+                let owner = look_into(engine, image, &name).await?.ok_or_else(|| {
+                    unavailable(
+                        &config.node_id,
+                        format!(
+                            "the image names the user `{}`, which it does not have",
+                            name.escape_debug()
+                        ),
+                    )
+                })?;
+                self.known().insert(key, owner);
+                owner
+            }
+        };
+        Ok(Account {
+            user: None,
+            owner,
+            substituted: false,
+        })
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Owner>> {
+        // The map is whole at every point where a panic could happen.
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn unavailable(id: &NodeId, message: String) -> Error {
+    Error::spawn_failed(id, Failure::new(FailureReason::UserUnavailable, message))
+}
+
+fn choose(settings: &DockerConfig, config: &SpawnConfig, image: &Image) -> Result<Choice> {
+    if config.run_as.is_some() {
+        return requested(settings, config).map(Choice::Known);
+    }
+    let (user, group) = match image.user.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (image.user.as_str(), None),
+    };
+    if !matches!(user, "" | "0" | "root") {
+        let number = user.parse().ok();
+        let group = group.map_or(number, |it| it.parse().ok());
+        return Ok(match (number, group) {
+            (Some(uid), Some(gid)) => Choice::Known(Account {
+                user: None,
+                owner: Owner { uid, gid },
+                substituted: false,
+            }),
+            _ => Choice::Named(image.user.clone()),
+        });
+    }
+    if settings.security.run_as_image_user {
+        return Ok(Choice::Known(Account {
+            user: None,
+            owner: Owner { uid: 0, gid: 0 },
+            substituted: false,
+        }));
+    }
+    let (uid, gid) = settings
+        .account()
+        .ok_or_else(|| error(ErrorKind::InvalidConfig, "`user` is no pair of numbers"))?;
+    Ok(Choice::Known(Account {
+        user: Some(format!("{uid}:{gid}")),
+        owner: Owner { uid, gid },
+        substituted: true,
+    }))
+}
+
+/// The user that a request names, by the list of the agent's host.
+fn requested(settings: &DockerConfig, config: &SpawnConfig) -> Result<Account> {
+    let Some(run_as) = &config.run_as else {
+        return Err(error(ErrorKind::Internal, "the request names no user"));
+    };
+    let found = users::find(run_as).cannot(format!("look up the user `{}`", run_as.user))?;
+    let Some(account) = found else {
+        let message = match &run_as.group {
+            None => format!("the user `{}` does not exist", run_as.user),
+            Some(group) => format!(
+                "the user `{}` or the group `{group}` does not exist",
+                run_as.user
+            ),
+        };
+        return Err(unavailable(&config.node_id, message));
+    };
+    let own = settings.account() == Some((account.uid, account.gid));
+    let named = |it: &String| *it == run_as.user || *it == account.uid.to_string();
+    if !own && !settings.users.iter().any(named) {
+        return Err(error(
+            ErrorKind::NotAllowed,
+            format!(
+                "the user `{}` is not one that nodes may run as",
+                run_as.user
+            ),
+        )
+        .with_hint("Add the user to `users` in the agent's settings."));
+    }
+    // Or an allowed user would be a way to any group of the host, that of its disks too.
+    if !own && !account.is_member {
+        return Err(error(
+            ErrorKind::NotAllowed,
+            format!(
+                "the user `{}` is not in the group `{}`",
+                run_as.user,
+                run_as.group.as_deref().unwrap_or_default()
+            ),
+        )
+        .with_hint("Add the user to the group on the host, or leave `group` out."));
+    }
+    Ok(Account {
+        user: Some(format!("{}:{}", account.uid, account.gid)),
+        owner: Owner {
+            uid: account.uid,
+            gid: account.gid,
+        },
+        substituted: false,
+    })
+}
+
+/// Finds a user by the lists in the image, through a container of it that never runs.
+async fn look_into(engine: &Engine, image: &Image, user: &str) -> Result<Option<Owner>> {
+    let body = ContainerCreateBody {
+        image: Some(image.id.clone()),
+        cmd: Some(vec!["none".to_owned()]),
+        ..ContainerCreateBody::default()
+    };
+    let options = CreateContainerOptionsBuilder::new().build();
+    let asked = engine.docker.create_container(Some(options), body);
+    let made = engine.call("look into an image", WORK, asked).await?.id;
+    let passwd = file(engine, &made, "/etc/passwd").await;
+    let group = file(engine, &made, "/etc/group").await;
+    let options = RemoveContainerOptionsBuilder::new().force(true).build();
+    let removed = engine.docker.remove_container(&made, Some(options));
+    engine.call("remove a container", WORK, removed).await?;
+    Ok(find(user, &passwd?, &group?))
+}
+
+/// A small text file of a container; empty where it is not there.
+async fn file(engine: &Engine, container: &str, path: &str) -> Result<String> {
+    let options = DownloadFromContainerOptionsBuilder::new()
+        .path(path)
+        .build();
+    let mut stream = engine
+        .docker
+        .download_from_container(container, Some(options));
+    let mut bytes = Vec::new();
+    loop {
+        let next = async { stream.next().await.transpose() };
+        match engine.ask(CALL, next).await {
+            Ok(Some(piece)) if bytes.len() < MAX => bytes.extend_from_slice(&piece),
+            Ok(_) => break,
+            Err(fault) if fault.status() == Some(404) => return Ok(String::new()),
+            Err(fault) => return Err(fault.into_error("read a file of an image")),
+        }
+    }
+    Ok(first_file(&bytes).unwrap_or_default())
+}
+
+/// The first file in an archive, if it is a plain one.
+fn first_file(archive: &[u8]) -> Option<String> {
+    let size = archive.get(124..135)?;
+    let size = std::str::from_utf8(size).ok()?.trim_matches(['\0', ' ']);
+    let size = usize::from_str_radix(size, 8).ok()?;
+    let plain = matches!(archive.get(156)?, b'0' | 0);
+    let bytes = archive.get(512..512_usize.checked_add(size)?)?;
+    plain.then(|| String::from_utf8_lossy(bytes).into_owned())
+}
+
+/// Finds `USER` or `USER:GROUP`, by names or numbers (passwd(5), group(5)).
+fn find(user: &str, passwd: &str, groups: &str) -> Option<Owner> {
+    let (user, group) = match user.split_once(':') {
+        Some((user, group)) => (user, Some(group)),
+        None => (user, None),
+    };
+    let field = |line: &str, at: usize| line.split(':').nth(at).and_then(|it| it.parse().ok());
+    let named = |list: &str, name: &str| -> Option<String> {
+        let mut lines = list.lines();
+        lines
+            .find(|it| it.split(':').next() == Some(name))
+            .map(str::to_owned)
+    };
+    let entry = named(passwd, user);
+    let uid: u32 = match &entry {
+        Some(line) => field(line, 2)?,
+        None => user.parse().ok()?,
+    };
+    let gid = match group {
+        Some(group) => match named(groups, group) {
+            Some(line) => field(&line, 2)?,
+            None => group.parse().ok()?,
+        },
+        None => entry.and_then(|line| field(&line, 3)).unwrap_or(0),
+    };
+    Some(Owner { uid, gid })
+}
+
+#[cfg(test)]
+mod tests {
+    use grid_platform_api::{Program, RunAs};
+
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nredis:x:999:1000::/:/bin/false\n";
+    const GROUP: &str = "root:x:0:\nredis:x:1000:\ndata:x:50:redis\n";
+
+    #[test]
+    fn users_of_an_image_are_found() {
+        let check = |user: &str, expect: Option<(u32, u32)>| {
+            let found = find(user, PASSWD, GROUP).map(|it| (it.uid, it.gid));
+            assert_eq!(found, expect, "{user}");
+        };
+        check("redis", Some((999, 1000)));
+        check("redis:data", Some((999, 50)));
+        check("redis:7", Some((999, 7)));
+        check("77:data", Some((77, 50)));
+        check("77", Some((77, 0)));
+        check("nobody", None);
+        check("redis:none", None);
+    }
+
+    fn choice(
+        image_user: &str,
+        run_as: Option<&str>,
+        change: impl FnOnce(&mut DockerConfig),
+    ) -> Result<Choice> {
+        let mut settings = DockerConfig::new("/s", "/d");
+        change(&mut settings);
+        let mut config = SpawnConfig::builder("n1", Program::image("i", [""; 0]))
+            .build()
+            .unwrap();
+        config.run_as = run_as.map(|user| RunAs {
+            user: user.to_owned(),
+            group: None,
+        });
+        let image = Image {
+            user: image_user.to_owned(),
+            ..Image::default()
+        };
+        choose(&settings, &config, &image)
+    }
+
+    #[test]
+    fn root_is_for_who_is_told_so() {
+        let check = |image_user: &str, root: bool, expect: (Option<&str>, u32, u32, bool)| {
+            let found = choice(image_user, None, |it| it.security.run_as_image_user = root);
+            let Ok(Choice::Known(account)) = found else {
+                panic!("{image_user} is known");
+            };
+            let owner = account.owner;
+            let found = (
+                account.user.as_deref(),
+                owner.uid,
+                owner.gid,
+                account.substituted,
+            );
+            assert_eq!(found, expect, "{image_user}");
+        };
+        for root in ["", "0", "root", "0:0", "root:root"] {
+            check(root, false, (Some("65532:65532"), 65_532, 65_532, true));
+            check(root, true, (None, 0, 0, false));
+        }
+        check("1000", false, (None, 1000, 1000, false));
+        check("1000:50", false, (None, 1000, 50, false));
+        let named = choice("redis", None, |_| {}).unwrap();
+        assert_eq!(named, Choice::Named("redis".into()));
+    }
+
+    #[test]
+    fn a_request_names_only_users_that_are_allowed() {
+        let kind = |user: &str, users: &[&str]| {
+            let found = choice("", Some(user), |it| {
+                it.users = users.iter().map(|it| (*it).to_owned()).collect();
+            });
+            found.err().map(|it| it.kind())
+        };
+        assert_eq!(kind("4242", &["4242"]), None);
+        assert_eq!(kind("65532", &[]), None);
+        assert_eq!(kind("4242", &[]), Some(ErrorKind::NotAllowed));
+        assert_eq!(kind("root", &["4242"]), Some(ErrorKind::NotAllowed));
+        assert_eq!(kind("no-such-user", &[]), Some(ErrorKind::SpawnFailed));
+    }
+}

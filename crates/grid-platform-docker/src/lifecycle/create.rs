@@ -1,0 +1,342 @@
+//! A node that is not there: its place, its container, its first start.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptionsBuilder};
+use grid_platform_api::{
+    Digest, Error, ErrorKind, NodeId, NodeUid, Program, Result, SpawnConfig, fault,
+};
+use grid_platform_host::{
+    data::{self, Marker, PathClaim, Purpose, Site},
+    error::Context,
+    install::random,
+    work::{Turn, blocking, detached},
+};
+
+use super::{foreign, remove, start};
+use crate::{
+    account::Account,
+    engine::WORK,
+    error::{Fault, error},
+    images::{self, Image},
+    nodes::{self, Found, Node},
+    platform::Inner,
+    tar::Owner,
+    translate::{self, DataPlace, Ground},
+    volumes,
+};
+
+/// How often ports are allocated anew when the engine finds them taken that looked free from here.
+const PORT_TRIES: usize = 10;
+
+/// What became of making a node.
+pub(crate) enum Outcome {
+    /// It was made and started.
+    Made(Arc<Node>),
+    /// It was there, and nobody here knew of it.
+    There,
+}
+
+/// Makes the node and starts it, in its turn.
+pub(crate) async fn create(inner: &Arc<Inner>, config: SpawnConfig, turn: Turn) -> Result<Outcome> {
+    let (image, account) = image_and_account(inner, &config).await?;
+    let making = Arc::clone(inner);
+    let work = async move {
+        let made = make(&making, config, image, account).await;
+        drop(turn);
+        made
+    };
+    detached(&inner.closing, work).await
+}
+
+async fn image_and_account(
+    inner: &Arc<Inner>,
+    config: &SpawnConfig,
+) -> Result<(Arc<Image>, Account)> {
+    let image = inner
+        .images
+        .ensure(
+            &inner.engine,
+            &inner.config,
+            &config.node_id,
+            reference(config),
+        )
+        .await?;
+    let account = inner
+        .accounts
+        .of(&inner.engine, &inner.config, config, &image)
+        .await?;
+    Ok((image, account))
+}
+
+fn reference(config: &SpawnConfig) -> &str {
+    match &config.program {
+        Program::Image { image, .. } => image,
+        Program::Binary { .. } => "",
+    }
+}
+
+/// The places of a node that is being made. What was made for it goes again unless the node came to be.
+struct Places {
+    data: DataPlace,
+    secrets: Option<DataPlace>,
+    ground: Option<Made>,
+}
+
+/// What was made on the file system.
+struct Made {
+    site: Site,
+    missing_parents: usize,
+    was_there: bool,
+    _claim: PathClaim,
+}
+
+async fn make(
+    inner: &Arc<Inner>,
+    config: SpawnConfig,
+    mut image: Arc<Image>,
+    account: Account,
+) -> Result<Outcome> {
+    let id = &config.node_id;
+    let uid = NodeUid::from_bytes(random()?);
+    let digest = Digest::of(&config, &inner.install.key);
+    let mut image_is_fresh = false;
+    let mut left = PORT_TRIES;
+    loop {
+        let claim = inner.ports.claim(&config, inner.config.ports())?;
+        let places = places(inner, &config, &uid, account.owner).await?;
+        let body = translate::container(
+            &config,
+            &inner.config,
+            &Ground {
+                owner: &inner.install.owner,
+                uid: &uid,
+                digest: &digest,
+                image: &image,
+                ports: &claim.ports,
+                user: account.user.clone(),
+                substituted_user: account.substituted,
+                data: &places.data,
+                secrets: places.secrets.clone(),
+                log_drivers: &inner.facts.log_drivers,
+                on_trial: start::has_trial(inner, &config),
+            },
+        );
+        let container = match container(inner, id, body).await {
+            Ok(container) => container,
+            Err(refusal) => {
+                undo(inner, id, &uid, places).await;
+                match refusal {
+                    Refusal::NoImage if !image_is_fresh => {
+                        // What is known of it was true before.
+                        inner.images.forget(Some(reference(&config)));
+                        image = image_and_account(inner, &config).await?.0;
+                        image_is_fresh = true;
+                        continue;
+                    }
+                    Refusal::NoImage => {
+                        let image = reference(&config);
+                        let message = format!("the image `{image}` was removed meanwhile");
+                        return Err(error(ErrorKind::Unavailable, message));
+                    }
+                    Refusal::There => return Ok(Outcome::There),
+                    Refusal::Other(e) => return Err(e),
+                }
+            }
+        };
+        fault::point("docker-spawn-after-create").cannot("start the node")?;
+        match start::first(inner, id, &container).await {
+            Err(e) if e.kind() == ErrorKind::PortInUse => {
+                // Nothing ran: nothing stays.
+                discard(inner, id, &container).await?;
+                undo(inner, id, &uid, places).await;
+                left -= 1;
+                if left == 0 || config.ports.values().all(|it| *it != 0) {
+                    return Err(e);
+                }
+                tracing::debug!(node = %id, ports = ?claim.ports, "the engine finds a port taken");
+            }
+            started => {
+                // It is there, whether its program runs or not.
+                claim.keep();
+                return started.map(Outcome::Made);
+            }
+        }
+    }
+}
+
+/// Where the node has its data and secrets, made if they are not there.
+async fn places(
+    inner: &Arc<Inner>,
+    config: &SpawnConfig,
+    uid: &NodeUid,
+    user: Owner,
+) -> Result<Places> {
+    if !inner.storage.is_shared() {
+        return in_volumes(inner, config, uid, user).await;
+    }
+    let (inner, config, uid) = (Arc::clone(inner), config.clone(), uid.clone());
+    blocking(move || on_disk(&inner, &config, &uid, user)).await
+}
+
+fn on_disk(inner: &Arc<Inner>, config: &SpawnConfig, uid: &NodeUid, user: Owner) -> Result<Places> {
+    let id = &config.node_id;
+    let path: PathBuf = match &config.storage_path {
+        Some(path) => path.clone(),
+        None => inner.data.usual(id),
+    };
+    let site = inner.data.site(&path)?;
+    let path = site.path();
+    let claim = inner
+        .data
+        .claim(id, &path, Purpose::Make, &|| inner.used())?;
+    let found = site.check(&inner.install.owner, id)?;
+    let ours = inner.data.is_ours(id, &path, &found)?;
+    let made = Made {
+        missing_parents: site.missing_parents(),
+        was_there: found != data::Found::Nothing,
+        site,
+        _claim: claim,
+    };
+    let marker = Marker {
+        owner: inner.install.owner.clone(),
+        node_id: id.clone(),
+        uid: uid.clone(),
+    };
+    let written = made
+        .site
+        .ensure(&marker, Some((user.uid, user.gid)), ours)
+        .and_then(|_| inner.secrets.write(id, uid, config, user));
+    if let Err(e) = written {
+        undo_on_disk(inner, id, uid, &made);
+        return Err(e);
+    }
+    Ok(Places {
+        data: DataPlace::Path { path, ours },
+        secrets: (!config.secrets.is_empty()).then(|| DataPlace::Path {
+            path: inner.secrets.place(uid),
+            ours: true,
+        }),
+        ground: Some(made),
+    })
+}
+
+async fn in_volumes(
+    inner: &Arc<Inner>,
+    config: &SpawnConfig,
+    uid: &NodeUid,
+    user: Owner,
+) -> Result<Places> {
+    let (engine, owner, id) = (&inner.engine, &inner.install.owner, &config.node_id);
+    let data = volumes::data_name(id);
+    volumes::ensure(engine, owner, id, uid, &data).await?;
+    let secrets = (!config.secrets.is_empty()).then(|| volumes::secrets_name(id));
+    if let Some(name) = &secrets {
+        volumes::ensure(engine, owner, id, uid, name).await?;
+    }
+    let filled = secrets.as_deref().map(|it| (it, config));
+    volumes::prepare(engine, reference(config), Some(&data), filled, user).await?;
+    Ok(Places {
+        data: DataPlace::Volume { name: data },
+        secrets: secrets.map(|name| DataPlace::Volume { name }),
+        ground: None,
+    })
+}
+
+/// Takes away again what was made for a node that did not come to be.
+async fn undo(inner: &Arc<Inner>, id: &NodeId, uid: &NodeUid, places: Places) {
+    let undone = match places.ground {
+        Some(made) => {
+            let (inner, id, uid) = (Arc::clone(inner), id.clone(), uid.clone());
+            blocking(move || {
+                undo_on_disk(&inner, &id, &uid, &made);
+                Ok(())
+            })
+            .await
+        }
+        // A data volume may have been there before; one that is empty is no loss to the next node of the id.
+        None => match places.secrets {
+            Some(DataPlace::Volume { name }) => {
+                volumes::remove(&inner.engine, &inner.install.owner, id, &name).await
+            }
+            _ => Ok(()),
+        },
+    };
+    if let Err(e) = undone {
+        tracing::warn!(node = %id, error = %e, "what was made for a node that did not come to be is still there");
+    }
+}
+
+fn undo_on_disk(inner: &Inner, id: &NodeId, uid: &NodeUid, made: &Made) {
+    let _ = inner.secrets.remove(uid);
+    if !made.was_there {
+        let _ = made.site.purge(&inner.install.owner, id, uid);
+        made.site.remove_parents(made.missing_parents);
+    }
+}
+
+/// Why a container was not made.
+enum Refusal {
+    /// Its image is not there after all.
+    NoImage,
+    /// There is one, of ours.
+    There,
+    Other(Error),
+}
+
+/// Makes the container, or finds out what stands in its way. Gives its id.
+async fn container(
+    inner: &Arc<Inner>,
+    id: &NodeId,
+    body: ContainerCreateBody,
+) -> Result<String, Refusal> {
+    let name = id.native_name();
+    let options = CreateContainerOptionsBuilder::new().name(&name).build();
+    fault::point("docker-spawn-before-create")
+        .cannot("make the node")
+        .map_err(Refusal::Other)?;
+    let asked = inner.engine.docker.create_container(Some(options), body);
+    match inner.engine.ask(WORK, asked).await {
+        Ok(made) => {
+            for warning in &made.warnings {
+                tracing::debug!(node = %id, warning, "the engine warns");
+            }
+            Ok(made.id)
+        }
+        Err(fault) if images::is_missing(&fault) => Err(Refusal::NoImage),
+        Err(fault) => Err(refused(inner, id, fault).await),
+    }
+}
+
+/// Why the engine does not make a container.
+async fn refused(inner: &Arc<Inner>, id: &NodeId, fault: Fault) -> Refusal {
+    let words = translate::one_line(&fault.to_string());
+    let status = fault.status();
+    let failed = fault.into_error(format!("make the container of the node `{id}`"));
+    Refusal::Other(match status {
+        // Its name is taken: by somebody else's, or by one of ours that nobody knew of.
+        Some(409) => match nodes::refresh(inner, &id.native_name()).await {
+            Ok(Found::Node(_)) => return Refusal::There,
+            Ok(Found::Nothing) => error(
+                ErrorKind::Unavailable,
+                format!("the engine still removes an earlier container of the node `{id}`"),
+            )
+            .with_hint("The same call succeeds once it is gone."),
+            Ok(found) => foreign(id, &found),
+            Err(e) => e,
+        },
+        Some(400) => failed.with_hint(format!(
+            "The engine finds fault with the request or the settings: {words}."
+        )),
+        _ => failed,
+    })
+}
+
+/// Takes a container away that never ran.
+async fn discard(inner: &Arc<Inner>, id: &NodeId, container: &str) -> Result<()> {
+    remove::delete_container(inner, id, container).await?;
+    if let Some(node) = inner.registry.by_container(container) {
+        nodes::forget(inner, &node);
+    }
+    inner.notes.forget(id)
+}

@@ -1,0 +1,191 @@
+//! Waiting until a start is what its caller calls ready.
+
+use std::{sync::Arc, time::Duration};
+
+use grid_platform_api::{
+    Error, ErrorKind, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode, Timestamp,
+};
+use grid_platform_host::work::detached;
+use tokio::time::{Instant, sleep_until};
+
+use super::{start, stop};
+use crate::{
+    error::error,
+    nodes::{self, Node, Situation},
+    platform::Inner,
+    translate::{self, Goal, Phase, Policy},
+};
+
+/// What came of waiting.
+enum Came {
+    Ready,
+    /// The program ended first.
+    Ended,
+    /// Its health check did not pass in time.
+    Late(Duration),
+}
+
+/// Waits for the start that was just made; one that fails is ended, and stays failed.
+pub(crate) async fn wait(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    mode: ReadyMode,
+) -> Result<SpawnedNode> {
+    let run = node.now().observed.started_at;
+    let failure = match until(inner, node, mode, Instant::now()).await {
+        Came::Ready => match settle(inner, node, run).await? {
+            None => return Ok(SpawnedNode::clone(&node.shown())),
+            Some(ended) => early_end(inner, node, &ended).await,
+        },
+        Came::Ended => {
+            nodes::refresh(inner, &node.container).await?;
+            early_end(inner, node, &node.now()).await
+        }
+        Came::Late(limit) => unhealthy(inner, node, limit).await,
+    };
+    give_up(inner, node, run, failure).await
+}
+
+/// Waits for a start that was made before, and changes nothing: neither when it is not ready in time nor when it fails.
+///
+/// # Errors
+/// `SpawnFailed` when it ended first; `Timeout` when it is not ready in time.
+pub(crate) async fn join(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    mode: ReadyMode,
+) -> Result<SpawnedNode> {
+    let run = node.now().observed.started_at;
+    // By the engine's clock, which may not be this host's: never longer than a start of its own would take.
+    let ran = run.map(|it| Timestamp::now().duration_since(it));
+    let ran = ran
+        .and_then(|it| Duration::try_from(it).ok())
+        .unwrap_or_default();
+    let begin = Instant::now();
+    let begin = match mode {
+        ReadyMode::Alive { for_ } => begin.checked_sub(ran.min(for_)).unwrap_or(begin),
+        _ => begin,
+    };
+    let failure = match until(inner, node, mode, begin).await {
+        Came::Ready => match settle(inner, node, run).await? {
+            None => return Ok(SpawnedNode::clone(&node.shown())),
+            Some(ended) => early_end(inner, node, &ended).await,
+        },
+        Came::Ended => {
+            nodes::refresh(inner, &node.container).await?;
+            let shown = node.shown().state.failure().cloned();
+            match shown {
+                Some(failure) => failure,
+                None => early_end(inner, node, &node.now()).await,
+            }
+        }
+        Came::Late(limit) => {
+            return Err(error(
+                ErrorKind::Timeout,
+                format!(
+                    "the node `{}` was started before and is not ready after {limit:?}",
+                    node.id
+                ),
+            )
+            .with_hint("`grid logs ID` shows what the program says."));
+        }
+    };
+    Err(Error::spawn_failed(&node.id, failure))
+}
+
+/// Waits until the mode is met, counted from `begin`.
+async fn until(inner: &Inner, node: &Node, mode: ReadyMode, begin: Instant) -> Came {
+    match mode {
+        ReadyMode::Started => Came::Ready,
+        ReadyMode::Alive { for_ } => {
+            let left = (begin + for_).saturating_duration_since(Instant::now());
+            match start::ends_within(inner, node, left).await {
+                true => Came::Ended,
+                false => Came::Ready,
+            }
+        }
+        ReadyMode::Healthy { timeout } => {
+            let mut news = node.subscribe();
+            let deadline = begin + timeout;
+            tokio::select! {
+                biased;
+                // The node as it is shown, with the image's own check where the request has none.
+                _ = news.wait_for(|_| node.shown().health == Health::Healthy) => Came::Ready,
+                _ = start::ends_within(inner, node, timeout) => match Instant::now() < deadline {
+                    true => Came::Ended,
+                    false => Came::Late(timeout),
+                },
+                () = sleep_until(deadline) => Came::Late(timeout),
+            }
+        }
+    }
+}
+
+/// Gives a node that is ready the policy of its request; what it was when it ended before that.
+async fn settle(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    run: Option<Timestamp>,
+) -> Result<Option<Situation>> {
+    let now = node.now();
+    if now.observed.policy == Policy::of(&now.record.config) {
+        return Ok(None);
+    }
+    let (settling, settled) = (Arc::clone(inner), Arc::clone(node));
+    let work = async move {
+        // A stop waits for this turn, and takes the policy away again.
+        let _turn = settling.turns.take(&settled.id).await;
+        let now = settled.now();
+        if now.removed || now.goal != Goal::Running || now.observed.started_at != run {
+            return Ok(None);
+        }
+        start::set_policy(&settling, &settled, &Policy::of(&now.record.config)).await?;
+        nodes::refresh(&settling, &settled.container).await?;
+        let now = settled.now();
+        // Nobody starts it again that ended before it had its policy.
+        let ended = now.observed.started_at == run && now.observed.phase == Phase::Exited;
+        Ok(ended.then_some(now))
+    };
+    detached(&inner.closing, work).await
+}
+
+/// The failure of a program that ended before it was ready, with its last lines.
+async fn early_end(inner: &Arc<Inner>, node: &Node, ended: &Situation) -> Failure {
+    let tail = nodes::last_lines(inner, &node.container, &ended.observed).await;
+    translate::early_end(&ended.record, &ended.observed, tail)
+}
+
+async fn unhealthy(inner: &Arc<Inner>, node: &Node, limit: Duration) -> Failure {
+    let why = match &node.shown().health {
+        Health::Unhealthy { message } => format!(": {message}"),
+        _ => String::new(),
+    };
+    let mut failure = Failure::new(
+        FailureReason::NotHealthy,
+        format!("its health check did not pass within {limit:?}{why}"),
+    );
+    failure.log_tail = nodes::last_lines(inner, &node.container, &node.now().observed).await;
+    failure
+}
+
+/// Ends a start that did not become ready, and gives its error.
+async fn give_up(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    run: Option<Timestamp>,
+    failure: Failure,
+) -> Result<SpawnedNode> {
+    let (ending, ended, why) = (Arc::clone(inner), Arc::clone(node), failure.clone());
+    let work = async move {
+        let _turn = ending.turns.take(&ended.id).await;
+        let now = ended.now();
+        if now.removed || now.goal != Goal::Running || now.observed.started_at != run {
+            // Somebody else acts on it now.
+            return Ok(Error::spawn_failed(&ended.id, why));
+        }
+        let error = start::failed(&ending, &ended, why).await;
+        stop::finish(&ending, &ended).await?;
+        Ok(error)
+    };
+    Err(detached(&inner.closing, work).await?)
+}

@@ -1,0 +1,218 @@
+//! Remove, and what becomes of the data.
+
+use std::sync::Arc;
+
+use bollard::query_parameters::RemoveContainerOptionsBuilder;
+use grid_platform_api::{DataPolicy, ErrorKind, NodeData, NodeId, Result, fault};
+use grid_platform_host::{
+    data::{Found as Data, Kept, PathClaim, Purpose},
+    error::Context,
+    work::{blocking, detached},
+};
+
+use super::{start, stop};
+use crate::{
+    engine::WORK,
+    error::error,
+    nodes::{self, Found, Node},
+    platform::Inner,
+    translate::{DataPlace, Goal, Record},
+    volumes,
+};
+
+/// [`Platform::remove_node`](grid_platform_api::Platform::remove_node).
+pub(crate) async fn remove(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Result<()> {
+    let call = async {
+        let turn = inner.turns.take(id).await;
+        let node = inner.registry.get(id);
+        let (removing, id) = (Arc::clone(inner), id.clone());
+        let work = async move {
+            let removed = match node {
+                Some(node) => remove_in_turn(&removing, &node, data).await,
+                None => remove_unknown(&removing, &id, data).await,
+            };
+            drop(turn);
+            removed
+        };
+        detached(&inner.closing, work).await
+    };
+    inner.locks.interrupt(id, call).await?;
+    fault::point("docker-remove-before-answer").cannot("answer")
+}
+
+/// Removes what is left of a node without a record.
+async fn remove_unknown(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Result<()> {
+    // One of ours that nobody knew of would lose its data beneath it.
+    match nodes::refresh(inner, &id.native_name()).await? {
+        Found::Node(node) => return remove_in_turn(inner, &node, data).await,
+        found @ Found::Damaged(_) => return Err(super::foreign(id, &found)),
+        Found::Nothing | Found::Theirs(_) => {}
+    }
+    if data == DataPolicy::Keep {
+        return Ok(());
+    }
+    let (purging, left) = (Arc::clone(inner), id.clone());
+    blocking(move || purging.data.purge_left(&left, &|| purging.used())).await?;
+    let name = volumes::data_name(id);
+    volumes::remove(&inner.engine, &inner.install.owner, id, &name).await
+}
+
+async fn remove_in_turn(inner: &Arc<Inner>, node: &Arc<Node>, data: DataPolicy) -> Result<()> {
+    // What is known may be a moment old.
+    nodes::refresh(inner, &node.container).await?;
+    let now = node.now();
+    let record = Arc::clone(&now.record);
+    let claim = match data {
+        DataPolicy::Keep => None,
+        // Refused before anything is ended or deleted.
+        DataPolicy::Purge => {
+            let (inner, id, record) = (Arc::clone(inner), node.id.clone(), Arc::clone(&record));
+            blocking(move || may_purge(&inner, &id, &record)).await?
+        }
+    };
+    if !now.removed && now.observed.phase.is_live() {
+        if now.goal == Goal::Running {
+            start::set_goal(inner, node, Goal::Stopped).await?;
+        }
+        stop::finish(inner, node).await?;
+    }
+    fault::point("docker-remove-after-end").cannot("remove the node")?;
+    let ours = remember(inner, node, &record, data).await?;
+    fault::point("docker-remove-after-kept").cannot("remove the node")?;
+    delete_container(inner, &node.id, &node.container).await?;
+    fault::point("docker-remove-after-delete").cannot("remove the node")?;
+    nodes::forget(inner, node);
+    forget(inner, node, &record, data, ours).await?;
+    drop(claim);
+    Ok(())
+}
+
+/// Takes the data of a node to delete it; `None` when there is none that was made for it.
+fn may_purge(inner: &Arc<Inner>, id: &NodeId, record: &Record) -> Result<Option<PathClaim>> {
+    let DataPlace::Path { path, ours } = &record.data else {
+        return Ok(None);
+    };
+    let site = inner.data.site(path)?;
+    let found = site.check(&inner.install.owner, id)?;
+    if !ours || !matches!(found, Data::Marked(_)) {
+        return Ok(None);
+    }
+    site.holds_no_mount()?;
+    inner
+        .data
+        .claim(id, path, Purpose::Delete, &|| inner.used())
+        .map(Some)
+}
+
+/// Remembers the data of a node whose record is about to go, and what is to become of it. Gives what is remembered.
+async fn remember(
+    inner: &Arc<Inner>,
+    node: &Node,
+    record: &Record,
+    data: DataPolicy,
+) -> Result<Option<Kept>> {
+    let DataPlace::Path { path, ours: true } = &record.data else {
+        return Ok(None);
+    };
+    let (inner, path) = (Arc::clone(inner), path.clone());
+    let (id, uid) = (node.id.clone(), node.uid.clone());
+    blocking(move || {
+        let ours = match inner.data.site(&path) {
+            // Its volume may come back.
+            Ok(site) => matches!(
+                site.check(&inner.install.owner, &id),
+                Ok(Data::Marked(_) | Data::Nothing)
+            ),
+            // The settings no longer allow the place: the data stays, and is remembered.
+            Err(_) => true,
+        };
+        let kept = Kept {
+            node_id: id,
+            uid,
+            path,
+            purge: data == DataPolicy::Purge,
+        };
+        if !ours {
+            return Ok(None);
+        }
+        inner.data.kept().put(&kept)?;
+        Ok(Some(kept))
+    })
+    .await
+}
+
+/// Forgets a node whose container is gone, and deletes its data if that is wanted.
+async fn forget(
+    inner: &Arc<Inner>,
+    node: &Node,
+    record: &Record,
+    data: DataPolicy,
+    kept: Option<Kept>,
+) -> Result<()> {
+    let (owner, id) = (&inner.install.owner, &node.id);
+    if let DataPlace::Volume { name } = &record.data {
+        if !record.config.secrets.is_empty() {
+            volumes::remove(&inner.engine, owner, id, &volumes::secrets_name(id)).await?;
+        }
+        if data == DataPolicy::Purge {
+            volumes::remove(&inner.engine, owner, id, name).await?;
+        }
+    }
+    let (inner, id, uid) = (Arc::clone(inner), id.clone(), node.uid.clone());
+    blocking(move || {
+        inner.secrets.remove(&uid)?;
+        inner.notes.forget(&id)?;
+        match kept {
+            Some(kept) if kept.purge => inner.data.finish_purge(&kept),
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Deletes a container, and returns when it is gone. Its image's own nameless volumes go with it.
+pub(crate) async fn delete_container(inner: &Inner, id: &NodeId, container: &str) -> Result<()> {
+    let options = RemoveContainerOptionsBuilder::new()
+        .force(true)
+        .v(true)
+        .build();
+    let asked = inner
+        .engine
+        .docker
+        .remove_container(container, Some(options));
+    match inner.engine.ask(WORK, asked).await {
+        Ok(()) => Ok(()),
+        Err(fault) if fault.status() == Some(404) => Ok(()),
+        // Somebody else removes it at this moment.
+        Err(fault) if fault.status() == Some(409) => Err(error(
+            ErrorKind::Unconfirmed,
+            format!("the container of the node `{id}` is being removed by somebody else"),
+        )
+        .with_source(fault)
+        .with_hint("The same call succeeds once it is gone.")),
+        Err(fault) => Err(fault.into_error(format!("remove the container of the node `{id}`"))),
+    }
+}
+
+/// [`Platform::list_data`](grid_platform_api::Platform::list_data).
+pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
+    let on_disk = Arc::clone(inner);
+    let mut all = blocking(move || {
+        on_disk.data.list(&|| {
+            let nodes = on_disk.registry.all();
+            let entry = |node: &Arc<Node>| match &node.now().record.data {
+                DataPlace::Path { path, ours } => Some((node.id.clone(), path.clone(), *ours)),
+                DataPlace::Volume { .. } => None,
+            };
+            nodes.iter().filter_map(entry).collect()
+        })
+    })
+    .await?;
+    let in_use = |id: &NodeId| {
+        let node = inner.registry.get(id);
+        node.is_some_and(|it| matches!(it.now().record.data, DataPlace::Volume { .. }))
+    };
+    all.extend(volumes::list(&inner.engine, &inner.install.owner, in_use).await?);
+    all.sort_by(|a, b| (&a.node_id, &a.location).cmp(&(&b.node_id, &b.location)));
+    Ok(all)
+}

@@ -1,0 +1,319 @@
+//! Starting a container.
+
+use std::{sync::Arc, time::Duration};
+
+use bollard::{
+    models::ContainerUpdateBody,
+    query_parameters::{StartContainerOptions, WaitContainerOptionsBuilder},
+};
+use futures::StreamExt;
+use grid_platform_api::{
+    Error, ErrorKind, Failure, FailureReason, NodeId, ReadyMode, Result, SpawnConfig, fault,
+};
+use grid_platform_host::{data, error::Context, files::Durable, ports, work::blocking};
+
+use crate::{
+    account::Account,
+    engine::{Engine, WORK},
+    error::{Fault, error},
+    nodes::{self, Found, Node},
+    platform::Inner,
+    translate::{self, DataPlace, Goal, Policy},
+    volumes,
+};
+
+/// Whether an end of the first run is the waiting call's business: then the container has no policy until it is ready.
+pub(crate) fn has_trial(inner: &Inner, config: &SpawnConfig) -> bool {
+    inner.facts.updates && config.ready != ReadyMode::Started && Policy::of(config) != Policy::NONE
+}
+
+/// The policy that the container of a request starts with.
+fn first_policy(inner: &Inner, config: &SpawnConfig) -> Policy {
+    match has_trial(inner, config) {
+        true => Policy::NONE,
+        false => Policy::of(config),
+    }
+}
+
+/// Starts a container that was just made.
+///
+/// # Errors
+/// `PortInUse`, and nothing has run; `SpawnFailed`, and the node stays, failed.
+pub(crate) async fn first(inner: &Arc<Inner>, id: &NodeId, container: &str) -> Result<Arc<Node>> {
+    let started = start(&inner.engine, container).await;
+    fault::point("docker-spawn-after-start").cannot("look at the node")?;
+    let found = nodes::refresh(inner, container).await;
+    let refusal = match started {
+        Ok(()) => {
+            return match found? {
+                Found::Node(node) => Ok(node),
+                _ => Err(gone(id)),
+            };
+        }
+        Err(refusal) => refusal,
+    };
+    if let Some(taken) = port_in_use(id, &refusal) {
+        return Err(taken);
+    }
+    let Ok(Found::Node(node)) = found else {
+        return Err(refusal.into_error(format!("start the node `{id}`")));
+    };
+    Err(fail(inner, &node, refusal).await)
+}
+
+/// Starts a node that is there and does not run.
+///
+/// # Errors
+/// `PortInUse`, and nothing has changed; `SpawnFailed`, and the node is failed.
+pub(crate) async fn again(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    config: &SpawnConfig,
+) -> Result<()> {
+    let before = node.now();
+    if inner.facts.same_host {
+        for port in before.record.ports.values() {
+            ports::probe(config.bind_address, *port)?;
+        }
+    }
+    place(inner, node, config).await?;
+    begin(inner, node).await?;
+    fault::point("docker-start-after-note").cannot("start the node")?;
+    set_policy(inner, node, &first_policy(inner, config)).await?;
+    fault::point("docker-start-after-policy").cannot("start the node")?;
+    let refusal = match start(&inner.engine, &node.container).await {
+        Ok(()) => {
+            return match nodes::refresh(inner, &node.container).await? {
+                Found::Node(_) => Ok(()),
+                _ => Err(gone(&node.id)),
+            };
+        }
+        Err(refusal) => refusal,
+    };
+    if let Some(taken) = port_in_use(&node.id, &refusal) {
+        // As it was before.
+        set_goal(inner, node, before.goal).await?;
+        set_policy(inner, node, &Policy::NONE).await?;
+        return Err(taken);
+    }
+    Err(fail(inner, node, refusal).await)
+}
+
+/// Starts a node whose start was cut short, by what is there of its place.
+///
+/// # Errors
+/// As [`again`].
+pub(crate) async fn carry_on(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
+    // Nobody waits for it: its policy is in force at once.
+    set_policy(inner, node, &Policy::of(&node.now().record.config)).await?;
+    match start(&inner.engine, &node.container).await {
+        Ok(()) => Ok(()),
+        Err(refusal) => {
+            nodes::refresh(inner, &node.container).await?;
+            Err(fail(inner, node, refusal).await)
+        }
+    }
+}
+
+/// Makes durable that the node shall run from now on, and turns to a new start.
+pub(crate) async fn begin(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
+    let behind = node.now().observed.started_at;
+    let (noting, id, uid) = (Arc::clone(inner), node.id.clone(), node.uid.clone());
+    blocking(move || {
+        noting.notes.change(&id, &uid, Durable::Yes, |it| {
+            it.goal = Goal::Running;
+            it.last_failure = None;
+            it.stopped_by_other = false;
+            it.behind = behind;
+        })
+    })
+    .await?;
+    inner.registry.update(node, |it| {
+        it.goal = Goal::Running;
+        it.last_failure = None;
+        it.stopped_by_other = false;
+        it.since = None;
+        it.tail.clear();
+    });
+    Ok(())
+}
+
+/// Makes durable what is asked of the node.
+pub(crate) async fn set_goal(inner: &Arc<Inner>, node: &Arc<Node>, goal: Goal) -> Result<()> {
+    let (noting, id, uid) = (Arc::clone(inner), node.id.clone(), node.uid.clone());
+    let next = goal.clone();
+    blocking(move || {
+        noting
+            .notes
+            .change(&id, &uid, Durable::Yes, |it| it.goal = next)
+    })
+    .await?;
+    inner.registry.update(node, |it| it.goal = goal);
+    Ok(())
+}
+
+/// Gives the container a restart policy, if it has another one.
+pub(crate) async fn set_policy(inner: &Arc<Inner>, node: &Node, policy: &Policy) -> Result<()> {
+    if node.now().observed.policy == *policy {
+        return Ok(());
+    }
+    let body = ContainerUpdateBody {
+        restart_policy: Some(policy.to_engine()),
+        ..ContainerUpdateBody::default()
+    };
+    let asked = inner.engine.docker.update_container(&node.container, body);
+    match inner.engine.ask(WORK, asked).await {
+        Ok(_) => {}
+        // It is gone, which the next look tells.
+        Err(fault) if fault.status() == Some(404) => return Ok(()),
+        Err(fault) => {
+            let what = format!("change the restart policy of the node `{}`", node.id);
+            return Err(fault.into_error(what));
+        }
+    }
+    let policy = policy.clone();
+    inner.registry.update(node, |it| {
+        Arc::make_mut(&mut it.observed).policy = policy;
+    });
+    Ok(())
+}
+
+/// The engine's start, which returns when the program was executed.
+async fn start(engine: &Engine, container: &str) -> Result<(), Fault> {
+    let asked = engine
+        .docker
+        .start_container(container, None::<StartContainerOptions>);
+    engine.ask(WORK, asked).await
+}
+
+/// Waits until the container does not run, or for so long; `true` when it does not run.
+pub(crate) async fn ends_within(inner: &Inner, node: &Node, limit: Duration) -> bool {
+    let options = WaitContainerOptionsBuilder::new()
+        .condition("not-running")
+        .build();
+    let mut ended = inner
+        .engine
+        .docker
+        .wait_container(&node.container, Some(options));
+    // Whatever comes, an exit code or an error: the next look tells how it is.
+    tokio::time::timeout(limit, ended.next()).await.is_ok()
+}
+
+fn port_in_use(id: &NodeId, refusal: &Fault) -> Option<Error> {
+    let words = refusal.to_string();
+    translate::is_port_taken(&words).then(|| {
+        error(
+            ErrorKind::PortInUse,
+            format!(
+                "a port of the node `{id}` is taken: {}",
+                translate::one_line(&words)
+            ),
+        )
+        .with_hint("Choose another port, or 0 to have a free one allocated.")
+    })
+}
+
+fn gone(id: &NodeId) -> Error {
+    error(
+        ErrorKind::Unavailable,
+        format!("the container of the node `{id}` was removed meanwhile"),
+    )
+    .with_hint("The same call makes it anew.")
+}
+
+/// Makes durable that a start failed, and gives the error.
+async fn fail(inner: &Arc<Inner>, node: &Arc<Node>, refusal: Fault) -> Error {
+    let failure = match &refusal {
+        Fault::Refused { message, .. } => translate::start_failure(message),
+        _ => return refusal.into_error(format!("start the node `{}`", node.id)),
+    };
+    failed(inner, node, failure).await
+}
+
+/// Makes durable that a node failed, which does not run, and gives the error.
+pub(crate) async fn failed(inner: &Arc<Inner>, node: &Arc<Node>, failure: Failure) -> Error {
+    let goal = Goal::Failed {
+        failure: failure.clone(),
+    };
+    let noted = async {
+        set_goal(inner, node, goal).await?;
+        // An engine that is restarted would try it again.
+        set_policy(inner, node, &Policy::NONE).await
+    };
+    if let Err(e) = noted.await {
+        tracing::warn!(node = %node.id, error = %e, "the failure of a node is not noted");
+    }
+    let unfit =
+        failure.reason == FailureReason::UserUnavailable && node.now().record.substituted_user;
+    let error = Error::spawn_failed(&node.id, failure);
+    match unfit {
+        true => error.with_hint(
+            "Set `run_as_image_user = true` under `[docker.security]`, with `cap_add = [\"CHOWN\", \"SETUID\", \"SETGID\"]` for an entrypoint that takes its data over and drops its rights; or set the image's own user by `docker.user`.",
+        ),
+        false => error,
+    }
+}
+
+/// Sees that the data is where it was, and puts the secrets where the program finds them.
+async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result<()> {
+    let record = node.now().record;
+    let account = account(inner, config).await?;
+    match &record.data {
+        DataPlace::Volume { .. } => {
+            let secrets = volumes::secrets_name(&node.id);
+            if config.secrets.is_empty() {
+                return Ok(());
+            }
+            let filled = Some((secrets.as_str(), config));
+            let image = node.now().observed.image.clone();
+            volumes::prepare(&inner.engine, &image, None, filled, account.owner).await
+        }
+        DataPlace::Path { path, ours } => {
+            let (looking, id) = (Arc::clone(inner), node.id.clone());
+            let (path, ours, uid, config) = (path.clone(), *ours, node.uid.clone(), config.clone());
+            let began = node.now().observed.started_at.is_some();
+            let missing = blocking(move || {
+                looking.secrets.write(&id, &uid, &config, account.owner)?;
+                if !began {
+                    return Ok(None);
+                }
+                let site = looking.data.site(&path)?;
+                // It was there then, and is not made again: an empty one in its place would hide that the data is elsewhere.
+                let why = match site.check(&looking.install.owner, &id) {
+                    Ok(data::Found::Nothing) => "is gone",
+                    Ok(data::Found::Unmarked) if ours => {
+                        "is another directory than the one that was made for the node"
+                    }
+                    Err(e) if e.kind() == ErrorKind::OwnedByOther => {
+                        "was made for another node or agent"
+                    }
+                    Err(e) => return Err(e),
+                    Ok(_) => return Ok(None),
+                };
+                let message = format!("its data directory `{}` {why}", path.display());
+                Ok(Some(Failure::new(FailureReason::DataUnavailable, message)))
+            })
+            .await?;
+            match missing {
+                Some(failure) => Err(failed(inner, node, failure).await),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Who a node that is there runs as.
+async fn account(inner: &Arc<Inner>, config: &SpawnConfig) -> Result<Account> {
+    let grid_platform_api::Program::Image { image, .. } = &config.program else {
+        return Err(error(ErrorKind::Internal, "the node has no image"));
+    };
+    let image = inner
+        .images
+        .look(&inner.engine, image)
+        .await?
+        .unwrap_or_default();
+    inner
+        .accounts
+        .of(&inner.engine, &inner.config, config, &image)
+        .await
+}
