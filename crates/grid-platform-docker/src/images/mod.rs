@@ -114,6 +114,10 @@ impl Images {
         let asked = engine.ask(CALL, engine.docker.inspect_image(reference));
         let image = match asked.await {
             Ok(inspected) => Arc::new(translate(reference, inspected)),
+            // An engine looks for what cannot be, and may say that it is not there.
+            Err(fault) if let Some(error) = pull::refused_as_reference(reference, &fault) => {
+                return Err(error);
+            }
             Err(fault) if fault.status() == Some(404) => return Ok(None),
             Err(fault) => return Err(fault.into_error(format!("look for the image `{reference}`"))),
         };
@@ -226,7 +230,10 @@ pub(crate) fn is_missing(fault: &Fault) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod table {
     use bollard::models::{HealthConfig, ImageConfig};
 
     use super::*;

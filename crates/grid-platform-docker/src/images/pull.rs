@@ -158,6 +158,23 @@ fn meaning(status: u16, words: &str) -> Meaning {
     }
 }
 
+/// The error of what no engine takes for an image's name, if that is what its words are about.
+pub(super) fn refused_as_reference(reference: &str, fault: &Fault) -> Option<Error> {
+    let Fault::Refused { status, message } = fault else {
+        return None;
+    };
+    let is_it = meaning(*status, message) == Meaning::NoReference;
+    is_it.then(|| no_reference(reference, message.trim()))
+}
+
+fn no_reference(reference: &str, words: &str) -> Error {
+    error(
+        ErrorKind::InvalidConfig,
+        format!("`{reference}` is no image reference: {words}"),
+    )
+    .with_hint("Write it as `registry/name:tag` or `name:tag`, in lower case.")
+}
+
 fn failed(node: &NodeId, reference: &str, as_whom: bool, fault: Fault) -> Error {
     let registry = reference::registry(reference);
     let (status, words) = match &fault {
@@ -199,11 +216,7 @@ fn failed(node: &NodeId, reference: &str, as_whom: bool, fault: Fault) -> Error 
             format!("the image `{reference}` is not for the engine's machine"),
         )
         .with_hint("Name an image that was built for its architecture."),
-        Meaning::NoReference => error(
-            ErrorKind::InvalidConfig,
-            format!("`{reference}` is no image reference: {words}"),
-        )
-        .with_hint("Write it as `registry/name:tag` or `name:tag`, in lower case."),
+        Meaning::NoReference => no_reference(reference, &words),
         Meaning::Full => error(
             ErrorKind::Exhausted,
             format!("the engine has no room for the image `{reference}`"),
