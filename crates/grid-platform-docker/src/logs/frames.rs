@@ -1,7 +1,8 @@
 //! Pure: what the engine sends as the entries of a log.
 //!
 //! The engine keeps a log as entries: a time, an output, and bytes. A line of up to 16 KiB is one entry that ends with a line
-//! feed; a longer one is several of the same time, of which the last one alone ends so. Podman puts them together itself.
+//! feed; a longer one is several of the same time, all of them full but the last one, which ends so (Docker 20.10's driver `local`
+//! forgets it). What a program wrote last without a line feed has none either. Podman puts lines together itself.
 
 use bollard::container::LogOutput;
 use bytes::Bytes;
@@ -59,8 +60,8 @@ fn entry(message: Bytes, source: LogSource) -> Result<Entry, Fault> {
     let time = std::str::from_utf8(near.get(..space).unwrap_or_default()).ok();
     let at = time.and_then(|it| it.parse().ok()).ok_or_else(strange)?;
     let mut bytes = message.slice(space + 1..);
-    let ended = bytes.last() == Some(&b'\n');
-    if ended {
+    let ended = bytes.len() < ENTRY || bytes.last() == Some(&b'\n');
+    if bytes.last() == Some(&b'\n') {
         bytes.truncate(bytes.len() - 1);
         if source == LogSource::Combined && bytes.last() == Some(&b'\r') {
             // A terminal ends its lines so, whatever the program wrote.
@@ -117,14 +118,17 @@ mod tests {
         let check = |output, source, text: &str, ended| {
             assert_eq!(take(output).unwrap(), [(source, text.to_owned(), ended)]);
         };
-        let out = |text| LogOutput::StdOut {
+        let out = |text: &str| LogOutput::StdOut {
             message: message(text),
         };
         check(out("a b\n"), LogSource::Stdout, "a b", true);
         check(out("\n"), LogSource::Stdout, "", true);
         check(out("a\r\n"), LogSource::Stdout, "a\r", true);
-        check(out("part"), LogSource::Stdout, "part", false);
-        check(out(""), LogSource::Stdout, "", false);
+        check(out("end"), LogSource::Stdout, "end", true);
+        check(out(""), LogSource::Stdout, "", true);
+        let full = "x".repeat(ENTRY);
+        check(out(&full), LogSource::Stdout, &full, false);
+        check(out(&format!("{full}\n")), LogSource::Stdout, &full, true);
         let err = LogOutput::StdErr {
             message: message("e\n"),
         };
