@@ -51,6 +51,8 @@ pub(crate) struct Record {
     pub(crate) config: SpawnConfig,
     /// The ports by name, as clients reach them.
     pub(crate) ports: BTreeMap<String, u16>,
+    /// The ports by name, as the program binds them.
+    pub(crate) inside: BTreeMap<String, u16>,
     pub(crate) data: DataPlace,
     /// The image as it was when the node was made: its digest in a registry, or else its id.
     pub(crate) image: String,
@@ -174,6 +176,7 @@ pub(crate) mod tests {
                 .zip(20_001..)
                 .map(|(name, port)| (name.clone(), port))
                 .collect(),
+            inside: BTreeMap::new(),
             data: DataPlace::Path {
                 path: "/d/n1".into(),
                 ours: true,

@@ -1,5 +1,7 @@
 //! What the engine says of a container.
 
+use std::collections::BTreeMap;
+
 use bollard::models::{
     ContainerInspectResponse, ContainerState, ContainerStateStatusEnum as Status,
     ContainerSummaryStateEnum, Health as Check, HealthStatusEnum,
@@ -40,13 +42,15 @@ pub(crate) fn read(inspected: &ContainerInspectResponse, owner: &OwnerId) -> Rea
         if config.node_id != id {
             return Err(format!("its request is of the node `{}`", config.node_id));
         }
+        let ports = serde_json::from_str(text(label::PORTS)?).map_err(|e| json(label::PORTS, e))?;
         let record = Record {
             container: inspected.id.clone().unwrap_or_default(),
             uid: NodeUid::try_from(text(label::UID)?.clone()).map_err(|e| e.to_string())?,
             digest: text(label::DIGEST)?
                 .parse::<Digest>()
                 .map_err(|e| e.to_string())?,
-            ports: serde_json::from_str(text(label::PORTS)?).map_err(|e| json(label::PORTS, e))?,
+            inside: inside(inspected, &ports),
+            ports,
             data: serde_json::from_str(text(label::DATA)?).map_err(|e| json(label::DATA, e))?,
             image: labels.get(label::IMAGE).cloned().unwrap_or_default(),
             substituted_user: labels.contains_key(label::SUBSTITUTED_USER),
@@ -59,6 +63,27 @@ pub(crate) fn read(inspected: &ContainerInspectResponse, owner: &OwnerId) -> Rea
         Ok((id, record)) => Read::Ours(id, Box::new(record), observed(inspected)),
         Err(why) => Read::Damaged(why),
     }
+}
+
+/// Ports as the program binds them, for those as clients reach them.
+fn inside(
+    inspected: &ContainerInspectResponse,
+    outside: &BTreeMap<String, u16>,
+) -> BTreeMap<String, u16> {
+    let host = inspected.host_config.as_ref();
+    let bindings = host.and_then(|it| it.port_bindings.as_ref());
+    let bound = |port: u16| {
+        let port = port.to_string();
+        let (inside, _) = bindings?.iter().find(|(_, at)| {
+            let mut at = at.iter().flatten();
+            at.any(|it| it.host_port.as_deref() == Some(&port))
+        })?;
+        inside.split('/').next()?.parse().ok()
+    };
+    let found = outside
+        .iter()
+        .filter_map(|(name, port)| Some((name.clone(), bound(*port)?)));
+    found.collect()
 }
 
 fn observed(inspected: &ContainerInspectResponse) -> Observed {
@@ -144,7 +169,7 @@ fn health(check: &Check) -> Option<Health> {
 
 #[cfg(test)]
 mod tests {
-    use bollard::models::{ContainerConfig, HealthcheckResult, HostConfig};
+    use bollard::models::{ContainerConfig, HealthcheckResult, HostConfig, PortBinding};
 
     use super::{
         super::tests::{record, request},
@@ -202,6 +227,34 @@ mod tests {
         check(label::PORTS, "[]", "Damaged");
         let bare = ContainerInspectResponse::default();
         assert_eq!(super::read(&bare, &owner), Read::Theirs(None));
+    }
+
+    #[test]
+    fn ports_are_known_as_the_program_binds_them() {
+        let binding = |port: &str| {
+            let binding = PortBinding {
+                host_ip: Some("127.0.0.1".into()),
+                host_port: Some(port.into()),
+            };
+            Some(vec![binding])
+        };
+        let seen = inspected(|it| {
+            it.host_config = Some(HostConfig {
+                port_bindings: Some(
+                    [
+                        ("6379/tcp".to_owned(), binding("20001")),
+                        ("7000/tcp".to_owned(), binding("7000")),
+                        ("9/tcp".to_owned(), None),
+                    ]
+                    .into(),
+                ),
+                ..HostConfig::default()
+            });
+        });
+        let ports = [("main", 20_001), ("peer", 7000), ("lost", 5)].map(|(k, v)| (k.to_owned(), v));
+        let found = inside(&seen, &ports.into());
+        let expect = [("main", 6379), ("peer", 7000)].map(|(k, v)| (k.to_owned(), v));
+        assert_eq!(found, expect.into());
     }
 
     #[test]
