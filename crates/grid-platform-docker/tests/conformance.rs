@@ -2,7 +2,11 @@
 
 mod bed;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+};
 
 use bed::Place;
 use grid_platform_api::{NodeId, Platform, Program, async_trait};
@@ -25,9 +29,8 @@ impl Harness for Containers {
         let platform = place.open(place.own_config()).await?;
         let mut survey = Survey::new(platform.capabilities());
         survey.log_budget = Some(bed::LOG_BUDGET);
-        // An image of the probe alone has no names of users.
         survey.other_user = (survey.capabilities.user && rustix::process::getuid().is_root())
-            .then(|| ("65534".to_owned(), 65_534));
+            .then(|| (bed::OTHER_USER.to_string(), bed::OTHER_USER));
         Ok(survey)
     }
 
@@ -77,6 +80,10 @@ impl Fixture for OnEngine {
 
     fn storage_path(&self) -> PathBuf {
         self.place.host.new_path()
+    }
+
+    async fn put_file(&self, path: &Path) -> Outcome {
+        self.place.put_file(path)
     }
 
     async fn clean_up(&self) -> Outcome {

@@ -199,6 +199,11 @@ pub(crate) fn end_if_told() {
         -1 => {}
         signal @ 1000.. => {
             sys::die_by(signal - 1000);
+            if process::id() == 1 {
+                // The first process of a container is not ended by a signal of its own. What runs containers tells an end by a
+                // signal by this code, and has no other word for it.
+                process::exit(128 + signal - 1000);
+            }
             // The signal is one that ends no program.
             process::exit(98);
         }

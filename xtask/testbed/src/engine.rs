@@ -2,14 +2,14 @@
 
 use std::env;
 use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal};
 use sha2::{Digest, Sha256};
 
 use crate::proc::{self, Process};
@@ -17,6 +17,9 @@ use crate::{Api, network};
 
 /// How long an engine may take to answer after its start, and to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How many processes Podman lets a container's user have.
+const PODMAN_PROCESSES: u64 = 1 << 20;
 
 /// A kind of engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +257,11 @@ impl Engine {
             process.signal(Signal::KILL);
             process.wait(Duration::from_secs(5));
         }
-        for stale in ["engine.pid", "engine.sock", "exec/containerd/containerd.pid"] {
+        for stale in [
+            "engine.pid",
+            "engine.sock",
+            "exec/containerd/containerd.pid",
+        ] {
             let _ = fs::remove_file(self.dir.join(stale));
         }
         let mut child = match self.kind {
@@ -441,11 +448,7 @@ impl Engine {
                 networks.join("podman.json"),
                 network::podman(&self.bridge(), &subnet),
             )?;
-            // The host's own settings are left out.
-            fs::write(
-                self.dir.join("containers.conf"),
-                "[network]\nnetwork_backend = \"netavark\"\n",
-            )
+            write_podman_settings(&self.dir)
         };
         write().map_err(|error| self.broken(error))?;
         let mut command = self.command("podman");
@@ -510,6 +513,27 @@ impl Engine {
     fn broken(&self, error: std::io::Error) -> String {
         format!("cannot use `{}`: {error}", self.dir.display())
     }
+}
+
+/// Writes Podman's settings, which stand in for the host's.
+fn write_podman_settings(dir: &Path) -> std::io::Result<()> {
+    let mut settings = "[network]\nnetwork_backend = \"netavark\"\n".to_owned();
+    let most = rustix::process::getrlimit(Resource::Nproc).maximum;
+    if let Some(most) = most.filter(|it| *it < PODMAN_PROCESSES) {
+        // It asks for that many for each container with a limit of its own, and root of a container may not have them to give.
+        let runtime = dir.join("crun");
+        let asked =
+            format!("\"RLIMIT_NPROC\",\"hard\":{PODMAN_PROCESSES},\"soft\":{PODMAN_PROCESSES}");
+        let given = format!("\"RLIMIT_NPROC\",\"hard\":{most},\"soft\":{most}");
+        let script = format!(
+            "#!/bin/sh\nbefore=\nfor it; do\n    [ \"$before\" = --bundle ] && sed -i 's/{asked}/{given}/' \"$it/config.json\"\n    \
+             before=$it\ndone\nexec /usr/bin/crun \"$@\"\n"
+        );
+        fs::write(&runtime, script)?;
+        fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
+        settings += &format!("[engine.runtimes]\ncrun = [\"{}\"]\n", runtime.display());
+    }
+    fs::write(dir.join("containers.conf"), settings)
 }
 
 /// What the directories of engines begin with.

@@ -25,6 +25,9 @@ use serde_json::{Value, json};
 /// Little enough to be overrun by a test.
 pub(crate) const LOG_BUDGET: u64 = 2 * 1024 * 1024;
 
+/// A user that tests may name: an image of the probe alone has no names of users.
+pub(crate) const OTHER_USER: u32 = 65_534;
+
 /// The engine of the tests, without what killed runs left on it.
 ///
 /// # Errors
@@ -122,7 +125,7 @@ impl Place {
             host: Some(self.api.host().to_owned()),
             images: Allow::Any,
             pull: Pull::Never,
-            users: vec!["*".to_owned()],
+            users: vec![OTHER_USER.to_string()],
             storage_roots: vec![self.host.path().to_owned()],
             log_max_bytes: LOG_BUDGET,
             port_range: ports,
@@ -238,6 +241,21 @@ impl Place {
             probe_image(&self.api)?,
             actions.iter().copied(),
         ))
+    }
+
+    /// Makes a file in a folder of the node's user: one of another's the node could not write to.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn put_file(&self, path: &Path) -> Outcome {
+        let dir = path.parent().ok_or("a file without a folder")?;
+        fs::create_dir_all(dir)?;
+        fs::write(path, "kept")?;
+        let user = self.own_config().user;
+        let (user, group) = user.split_once(':').ok_or("a user without a group")?;
+        let number = |text: &str| text.parse::<u32>().map_err(|e| e.to_string());
+        std::os::unix::fs::chown(dir, Some(number(user)?), Some(number(group)?))?;
+        Ok(())
     }
 
     /// Deletes what is left of the test on the engine, and names it.
