@@ -48,6 +48,8 @@ pub(crate) struct Situation {
     pub(crate) stopped_by_other: bool,
     /// When the engine began the run of the last spawn; what it tells of earlier is over. `None` while that is not known.
     pub(crate) since: Option<Timestamp>,
+    /// Where the log of the last spawn begins, if there was one before.
+    pub(crate) log_from: Option<Timestamp>,
     /// The last lines of a program that failed for good.
     pub(crate) tail: Vec<String>,
     /// The container is gone.
@@ -295,13 +297,14 @@ pub(crate) async fn refresh(inner: &Arc<Inner>, container: &str) -> Result<Found
 async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> Arc<Node> {
     let id = record.config.node_id.clone();
     let note = inner.notes.of(&id, &record.uid);
-    let tail = tail_of(inner, &record, &observed, &note.goal).await;
+    let tail = tail_of(inner, &record, &observed, &note.goal, note.log_from).await;
     let situation = Situation {
         health: no_answer_yet(&record),
         last_failure: note.last_failure.or_else(|| unseen(&observed)),
         stopped_by_other: note.stopped_by_other,
         since: Some(Timestamp::UNIX_EPOCH).filter(|_| observed.started_at.is_some()),
         goal: note.goal,
+        log_from: note.log_from,
         record: Arc::new(record),
         observed: Arc::new(observed),
         tail,
@@ -342,7 +345,7 @@ async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
     }
     let ended = translate::bad_end(&now.record, &observed);
     // With its last lines at once: nobody is shown a failure without them.
-    let tail = tail_of(inner, &now.record, &observed, &now.goal).await;
+    let tail = tail_of(inner, &now.record, &observed, &now.goal, now.log_from).await;
     let mut failed = None;
     inner.registry.update(node, |it| {
         if observed.started_at != it.observed.started_at {
@@ -383,21 +386,23 @@ async fn tail_of(
     record: &Record,
     observed: &Observed,
     goal: &Goal,
+    log_from: Option<Timestamp>,
 ) -> Vec<String> {
     let final_end = matches!(observed.phase, Phase::Exited | Phase::Dead);
     if !final_end || *goal != Goal::Running || translate::bad_end(record, observed).is_none() {
         return Vec::new();
     }
-    last_lines(inner, &record.container, observed).await
+    last_lines(inner, &record.container, log_from).await
 }
 
-/// The last lines that the container's last run wrote.
+/// The last lines that a container wrote since a time: that of the end of an earlier run, as that of the beginning of this one
+/// is noted by the engine when the program has said its first words already.
 pub(crate) async fn last_lines(
     inner: &Arc<Inner>,
     container: &str,
-    observed: &Observed,
+    since: Option<Timestamp>,
 ) -> Vec<String> {
-    logs::last_words(&inner.engine, container, observed.started_at, TAIL).await
+    logs::last_words(&inner.engine, container, since, TAIL).await
 }
 
 /// Takes in what an event itself tells of a container: by the time that the engine is asked, its policy may have started the

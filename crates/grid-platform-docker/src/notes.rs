@@ -38,6 +38,9 @@ pub(crate) struct Note {
     /// the program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) behind: Option<Timestamp>,
+    /// When that run was over: what the log has from before is not the last spawn's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) log_from: Option<Timestamp>,
 }
 
 impl Note {
@@ -49,6 +52,7 @@ impl Note {
             last_failure: None,
             stopped_by_other: false,
             behind: None,
+            log_from: None,
         }
     }
 }

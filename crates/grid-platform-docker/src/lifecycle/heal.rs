@@ -145,6 +145,7 @@ mod tests {
                     last_failure: None,
                     stopped_by_other: false,
                     since: None,
+                    log_from: None,
                     tail: Vec::new(),
                     removed: false,
                 };

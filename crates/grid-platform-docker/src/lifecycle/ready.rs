@@ -1,12 +1,12 @@
 //! Waiting until a start is what its caller calls ready.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use grid_platform_api::{
     Error, ErrorKind, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode, Timestamp,
 };
 use grid_platform_host::work::detached;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{start, stop};
 use crate::{
@@ -15,6 +15,9 @@ use crate::{
     platform::Inner,
     translate::{self, Goal, Phase, Policy},
 };
+
+/// How long the runtime may take from its answer to the execution of the program.
+const EXEC_LIMIT: Duration = Duration::from_secs(1);
 
 /// What came of waiting.
 enum Came {
@@ -33,6 +36,10 @@ pub(crate) async fn wait(
 ) -> Result<SpawnedNode> {
     let run = node.now().observed.started_at;
     let failure = match until(inner, node, mode, Instant::now()).await {
+        Came::Ready if mode == ReadyMode::Started => match not_executed(inner, node).await? {
+            None => return Ok(SpawnedNode::clone(&node.shown())),
+            Some(failure) => failure,
+        },
         Came::Ready => match settle(inner, node, run).await? {
             None => return Ok(SpawnedNode::clone(&node.shown())),
             Some(ended) => early_end(inner, node, &ended).await,
@@ -149,9 +156,40 @@ async fn settle(
     detached(&inner.closing, work).await
 }
 
+/// Why a program was not executed whose container was started. The engine's runtime has answered by then, and finds out behind
+/// that answer whether the kernel takes the program for one; where its processes are this host's, that is waited for.
+async fn not_executed(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<Option<Failure>> {
+    let pid = node.now().observed.pid.filter(|_| inner.facts.same_host);
+    if let Some(pid) = pid {
+        let deadline = Instant::now() + EXEC_LIMIT;
+        while is_before_exec(pid) && Instant::now() < deadline {
+            sleep(Duration::from_millis(1)).await;
+        }
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            nodes::refresh(inner, &node.container).await?;
+        }
+    }
+    let now = node.now();
+    if !matches!(now.observed.phase, Phase::Exited | Phase::Restarting) {
+        return Ok(None);
+    }
+    let failure = early_end(inner, node, &now).await;
+    let executed = !matches!(
+        failure.reason,
+        FailureReason::BadProgramFormat | FailureReason::NotExecutable
+    );
+    Ok((!executed).then_some(failure))
+}
+
+/// Whether a container's first process is still the runtime's own, which executes the program last of all.
+fn is_before_exec(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm"))
+        .is_ok_and(|it| it.starts_with("runc:[") || it.starts_with("crun"))
+}
+
 /// The failure of a program that ended before it was ready, with its last lines.
 async fn early_end(inner: &Arc<Inner>, node: &Node, ended: &Situation) -> Failure {
-    let tail = nodes::last_lines(inner, &node.container, &ended.observed).await;
+    let tail = nodes::last_lines(inner, &node.container, ended.log_from).await;
     translate::early_end(&ended.record, &ended.observed, tail)
 }
 
@@ -164,7 +202,7 @@ async fn unhealthy(inner: &Arc<Inner>, node: &Node, limit: Duration) -> Failure 
         FailureReason::NotHealthy,
         format!("its health check did not pass within {limit:?}{why}"),
     );
-    failure.log_tail = nodes::last_lines(inner, &node.container, &node.now().observed).await;
+    failure.log_tail = nodes::last_lines(inner, &node.container, node.now().log_from).await;
     failure
 }
 

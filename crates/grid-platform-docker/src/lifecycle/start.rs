@@ -117,7 +117,8 @@ pub(crate) async fn carry_on(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()>
 
 /// Makes durable that the node shall run from now on, and turns to a new start.
 pub(crate) async fn begin(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
-    let behind = node.now().observed.started_at;
+    let before = node.now().observed;
+    let (behind, log_from) = (before.started_at, before.finished_at);
     let (noting, id, uid) = (Arc::clone(inner), node.id.clone(), node.uid.clone());
     blocking(move || {
         noting.notes.change(&id, &uid, Durable::Yes, |it| {
@@ -125,6 +126,7 @@ pub(crate) async fn begin(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
             it.last_failure = None;
             it.stopped_by_other = false;
             it.behind = behind;
+            it.log_from = log_from;
         })
     })
     .await?;
@@ -133,6 +135,7 @@ pub(crate) async fn begin(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
         it.last_failure = None;
         it.stopped_by_other = false;
         it.since = None;
+        it.log_from = log_from;
         it.tail.clear();
     });
     Ok(())

@@ -15,7 +15,7 @@ mod source;
 mod tail;
 mod walk;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 use bollard::models::HostConfigLogConfig;
 use grid_platform_api::{Error, ErrorKind, LogCursor, LogStream, NodeId, Result, Timestamp};
@@ -28,9 +28,6 @@ use crate::{
 
 /// In how many files the engine keeps a log: when one is full, the oldest goes.
 const FILES: u64 = 4;
-
-/// By how much a program's first line can be older than the start that the engine notes once it runs.
-const LATENESS: Duration = Duration::from_secs(5);
 
 /// How a container's log is kept: within so many bytes, by the best of the drivers that the engine has.
 pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig {
@@ -65,14 +62,13 @@ pub(crate) async fn tail(inner: &Arc<Inner>, id: &NodeId, lines: usize) -> Resul
         .map_err(|fault| unread(fault, id))
 }
 
-/// The last lines that a container's run wrote, for its failure; none where they cannot be read.
+/// The last lines that a container wrote since a time, for its failure; none where they cannot be read.
 pub(crate) async fn last_words(
     engine: &Engine,
     container: &str,
-    started_at: Option<Timestamp>,
+    since: Option<Timestamp>,
     lines: usize,
 ) -> Vec<String> {
-    let since = started_at.and_then(|it| it.checked_sub(LATENESS).ok());
     tail::last(engine, container, lines, since)
         .await
         .unwrap_or_default()

@@ -10,6 +10,7 @@ pub(crate) mod programs;
 use std::{
     collections::BTreeMap,
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, OnceLock},
 };
@@ -57,8 +58,11 @@ pub(crate) fn image(api: &Api, name: &str, image: Image) -> Outcome<String> {
     if let Some(reference) = loaded.get(&key) {
         return Ok(reference.clone());
     }
-    // A name with a host is the same to every engine; under this one nothing is pulled.
-    let reference = format!("localhost/sutra-grid-test/{name}:latest");
+    // A name with a host is the same to every engine; under this one nothing is pulled. Test programs of other versions of
+    // the tree may use the same engine at the same time.
+    let mut sum = DefaultHasher::new();
+    image.clone().archive(name).hash(&mut sum);
+    let reference = format!("localhost/sutra-grid-test/{name}:{:016x}", sum.finish());
     image.load(api, &reference).map_err(Failed::new)?;
     loaded.insert(key, reference.clone());
     Ok(reference)
