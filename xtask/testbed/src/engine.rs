@@ -18,9 +18,6 @@ use crate::{Api, network};
 /// How long an engine may take to answer after its start, and to end when it is told to.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How many processes Podman lets a container's user have.
-const PODMAN_PROCESSES: u64 = 1 << 20;
-
 /// A kind of engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -66,7 +63,7 @@ impl Kind {
             ],
             Self::Podman => &[
                 ("podman", "podman"),
-                ("crun", "crun"),
+                ("runc", "runc"),
                 ("conmon", "conmon"),
                 ("/usr/lib/podman/netavark", "netavark"),
                 ("iptables", "iptables"),
@@ -515,23 +512,37 @@ impl Engine {
     }
 }
 
+/// Podman asks for a million of processes and of open files for each container, which root of a container may not have to
+/// give: then it is given what there is.
+const RUNTIME: &str = r#"#!/bin/sh
+before=
+for it; do
+    if [ "$before" = --bundle ]; then
+        for pair in 'NPROC:Max processes' 'NOFILE:Max open files'; do
+            name=${pair%%:*}
+            most=$(sed -n "s/^${pair#*:}  *[0-9]*  *\([0-9]*\).*/\1/p" /proc/self/limits)
+            sed -i "s/\"RLIMIT_$name\",\"hard\":1048576,\"soft\":1048576/\"RLIMIT_$name\",\"hard\":$most,\"soft\":$most/" "$it/config.json"
+        done
+    fi
+    before=$it
+done
+exec /usr/sbin/runc "$@"
+"#;
+
 /// Writes Podman's settings, which stand in for the host's.
 fn write_podman_settings(dir: &Path) -> std::io::Result<()> {
-    let mut settings = "[network]\nnetwork_backend = \"netavark\"\n".to_owned();
-    let most = rustix::process::getrlimit(Resource::Nproc).maximum;
-    if let Some(most) = most.filter(|it| *it < PODMAN_PROCESSES) {
-        // It asks for that many for each container with a limit of its own, and root of a container may not have them to give.
-        let runtime = dir.join("crun");
-        let asked =
-            format!("\"RLIMIT_NPROC\",\"hard\":{PODMAN_PROCESSES},\"soft\":{PODMAN_PROCESSES}");
-        let given = format!("\"RLIMIT_NPROC\",\"hard\":{most},\"soft\":{most}");
-        let script = format!(
-            "#!/bin/sh\nbefore=\nfor it; do\n    [ \"$before\" = --bundle ] && sed -i 's/{asked}/{given}/' \"$it/config.json\"\n    \
-             before=$it\ndone\nexec /usr/bin/crun \"$@\"\n"
-        );
-        fs::write(&runtime, script)?;
+    // Its own choice, crun, has nothing to do with hosts that have both versions of cgroups.
+    let mut settings =
+        "[network]\nnetwork_backend = \"netavark\"\n[engine]\nruntime = \"runc\"\n".to_owned();
+    let is_short = |which| {
+        let most = rustix::process::getrlimit(which).maximum;
+        most.is_some_and(|it| it < 1 << 20)
+    };
+    if is_short(Resource::Nproc) || is_short(Resource::Nofile) {
+        let runtime = dir.join("runc");
+        fs::write(&runtime, RUNTIME)?;
         fs::set_permissions(&runtime, fs::Permissions::from_mode(0o755))?;
-        settings += &format!("[engine.runtimes]\ncrun = [\"{}\"]\n", runtime.display());
+        settings += &format!("[engine.runtimes]\nrunc = [\"{}\"]\n", runtime.display());
     }
     fs::write(dir.join("containers.conf"), settings)
 }
