@@ -1,6 +1,12 @@
 //! Logs on an engine, as far as no other platform has what is tested: rotation while nobody reads, an engine that is killed, times
 //! that are equal or go backwards, drivers and terminals. The suite has the rest.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is missing"
+)]
+
 mod bed;
 
 use std::{fs, path::PathBuf, time::Duration};

@@ -1,5 +1,11 @@
 //! What happens to containers and to the engine behind the adapter's back, and what watchers are told of it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test ends where something is missing"
+)]
+
 mod bed;
 
 use std::time::Duration;
