@@ -19,6 +19,7 @@ use crate::{
     error::error,
     images::Image,
     tar::Owner,
+    translate::Root,
 };
 
 /// The largest list of users that is looked into.
@@ -31,8 +32,8 @@ pub(crate) struct Account {
     pub(crate) user: Option<String>,
     /// By numbers: who its data belongs to.
     pub(crate) owner: Owner,
-    /// It is not the user that the image expects.
-    pub(crate) substituted: bool,
+    /// What became of an image that begins as root.
+    pub(crate) root: Root,
 }
 
 /// Who it is, as far as that is known without a look into the image.
@@ -84,7 +85,7 @@ impl Accounts {
         Ok(Account {
             user: None,
             owner,
-            substituted: false,
+            root: Root::NotAsked,
         })
     }
 
@@ -115,7 +116,7 @@ fn choose(settings: &DockerConfig, config: &SpawnConfig, image: &Image) -> Resul
             (Some(uid), Some(gid)) => Choice::Known(Account {
                 user: None,
                 owner: Owner { uid, gid },
-                substituted: false,
+                root: Root::NotAsked,
             }),
             _ => Choice::Named(image.user.clone()),
         });
@@ -124,7 +125,7 @@ fn choose(settings: &DockerConfig, config: &SpawnConfig, image: &Image) -> Resul
         return Ok(Choice::Known(Account {
             user: None,
             owner: Owner { uid: 0, gid: 0 },
-            substituted: false,
+            root: Root::Granted,
         }));
     }
     let (uid, gid) = settings
@@ -133,7 +134,7 @@ fn choose(settings: &DockerConfig, config: &SpawnConfig, image: &Image) -> Resul
     Ok(Choice::Known(Account {
         user: Some(format!("{uid}:{gid}")),
         owner: Owner { uid, gid },
-        substituted: true,
+        root: Root::Refused,
     }))
 }
 
@@ -183,7 +184,7 @@ fn requested(settings: &DockerConfig, config: &SpawnConfig) -> Result<Account> {
             uid: account.uid,
             gid: account.gid,
         },
-        substituted: false,
+        root: Root::NotAsked,
     })
 }
 
@@ -311,26 +312,25 @@ mod tests {
 
     #[test]
     fn root_is_for_who_is_told_so() {
-        let check = |image_user: &str, root: bool, expect: (Option<&str>, u32, u32, bool)| {
+        let check = |image_user: &str, root: bool, expect: (Option<&str>, u32, u32, Root)| {
             let found = choice(image_user, None, |it| it.security.run_as_image_user = root);
             let Ok(Choice::Known(account)) = found else {
                 panic!("{image_user} is known");
             };
             let owner = account.owner;
-            let found = (
-                account.user.as_deref(),
-                owner.uid,
-                owner.gid,
-                account.substituted,
-            );
+            let found = (account.user.as_deref(), owner.uid, owner.gid, account.root);
             assert_eq!(found, expect, "{image_user}");
         };
         for root in ["", "0", "root", "0:0", "root:root"] {
-            check(root, false, (Some("65532:65532"), 65_532, 65_532, true));
-            check(root, true, (None, 0, 0, false));
+            check(
+                root,
+                false,
+                (Some("65532:65532"), 65_532, 65_532, Root::Refused),
+            );
+            check(root, true, (None, 0, 0, Root::Granted));
         }
-        check("1000", false, (None, 1000, 1000, false));
-        check("1000:50", false, (None, 1000, 50, false));
+        check("1000", false, (None, 1000, 1000, Root::NotAsked));
+        check("1000:50", false, (None, 1000, 50, Root::NotAsked));
         let named = choice("redis", None, |_| {}).unwrap();
         assert_eq!(named, Choice::Named("redis".into()));
     }

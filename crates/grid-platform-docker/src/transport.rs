@@ -386,7 +386,10 @@ where
 /// The client's address made the engine's: no host, and the version that both speak.
 fn spoken_uri(uri: &Uri, version: ApiVersion) -> Result<Uri, Why> {
     let path = uri.path_and_query().map_or("/", |it| it.as_str());
-    let rest = match path.strip_prefix("/v").and_then(|it| it.split_once('/')) {
+    let versioned = path
+        .strip_prefix("/v")
+        .filter(|it| it.starts_with(|first: char| first.is_ascii_digit()));
+    let rest = match versioned.and_then(|it| it.split_once('/')) {
         Some((_, rest)) => rest,
         None => path.trim_start_matches('/'),
     };
@@ -514,6 +517,7 @@ mod tests {
         );
         check("http://engine/v1.53/_ping", "/v1.41/_ping");
         check("http://engine/_ping", "/v1.41/_ping");
+        check("http://engine/volumes/create", "/v1.41/volumes/create");
     }
 
     #[test]

@@ -115,7 +115,7 @@ async fn make(
                 image: &image,
                 ports: &claim.ports,
                 user: account.user.clone(),
-                substituted_user: account.substituted,
+                root: account.root,
                 data: &places.data,
                 secrets: places.secrets.clone(),
                 log_drivers: &inner.facts.log_drivers,

@@ -18,7 +18,7 @@ use crate::{
     error::{Fault, error},
     nodes::{self, Found, Node},
     platform::Inner,
-    translate::{self, DataPlace, Goal, Policy},
+    translate::{self, DataPlace, Goal, Policy, Root},
     volumes,
 };
 
@@ -246,14 +246,19 @@ pub(crate) async fn failed(inner: &Arc<Inner>, node: &Arc<Node>, failure: Failur
     if let Err(e) = noted.await {
         tracing::warn!(node = %node.id, error = %e, "the failure of a node is not noted");
     }
-    let unfit =
-        failure.reason == FailureReason::UserUnavailable && node.now().record.substituted_user;
+    let root = match translate::lacks_rights(&failure.log_tail) {
+        true => node.now().record.root,
+        false => Root::NotAsked,
+    };
     let error = Error::spawn_failed(&node.id, failure);
-    match unfit {
-        true => error.with_hint(
-            "Set `run_as_image_user = true` under `[docker.security]`, with `cap_add = [\"CHOWN\", \"SETUID\", \"SETGID\"]` for an entrypoint that takes its data over and drops its rights; or set the image's own user by `docker.user`.",
+    match root {
+        Root::NotAsked => error,
+        Root::Refused => error.with_hint(
+            "Set `docker.security.run_as_image_user = true`, with `docker.security.cap_add = [\"CHOWN\", \"DAC_OVERRIDE\", \"FOWNER\", \"SETGID\", \"SETUID\"]` for an entrypoint that takes its data over and drops its rights; or name the image's own user by `docker.user`.",
         ),
-        false => error,
+        Root::Granted => error.with_hint(
+            "Add what the image's entrypoint needs to `docker.security.cap_add`: most take `CHOWN`, `DAC_OVERRIDE`, `FOWNER`, `SETGID` and `SETUID`.",
+        ),
     }
 }
 

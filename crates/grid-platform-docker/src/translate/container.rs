@@ -11,7 +11,7 @@ use bollard::models::{
 };
 use grid_platform_api::{Digest, NodeUid, OwnerId, Place, RestartMode, SpawnConfig};
 
-use super::{DataPlace, label};
+use super::{DataPlace, Root, label};
 use crate::{config::DockerConfig, images::Image, logs, network};
 
 /// Where a program finds its data.
@@ -31,8 +31,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) ports: &'a BTreeMap<String, u16>,
     /// Who it runs as, in the engine's form; `None` leaves the image's own.
     pub(crate) user: Option<String>,
-    /// That is not the user that the image expects.
-    pub(crate) substituted_user: bool,
+    /// What becomes of an image that begins as root.
+    pub(crate) root: Root,
     pub(crate) data: &'a DataPlace,
     /// Where its secrets are, if it has any.
     pub(crate) secrets: Option<DataPlace>,
@@ -102,12 +102,10 @@ fn labels(config: &SpawnConfig, ground: &Ground<'_>) -> HashMap<String, String> 
         (label::DATA, json(serde_json::to_string(ground.data))),
         (label::IMAGE, image.clone()),
     ];
-    let substituted = ground
-        .substituted_user
-        .then(|| (label::SUBSTITUTED_USER, "true".to_owned()));
+    let root = ground.root.as_str().map(|it| (label::ROOT, it.to_owned()));
     let theirs = config.labels.iter();
     own.into_iter()
-        .chain(substituted)
+        .chain(root)
         .map(|(key, value)| (key.to_owned(), value))
         .chain(theirs.map(|(key, value)| (format!("{}{key}", label::USER), value.clone())))
         .collect()
@@ -278,7 +276,7 @@ mod tests {
             image,
             ports: &ports,
             user: Some("65532:65532".into()),
-            substituted_user: true,
+            root: Root::Refused,
             data: &DataPlace::Path {
                 path: "/d/n1".into(),
                 ours: true,

@@ -2,7 +2,7 @@
 
 use grid_platform_api::{Exit, Failure, FailureReason};
 
-use super::{Observed, Phase, Record};
+use super::{Observed, Phase, Record, Root};
 
 /// How much of the engine's words is told, in characters.
 const WORDS: usize = 300;
@@ -142,14 +142,19 @@ fn look_closer(record: &Record, failure: &mut Failure, tail: &[String]) {
     } else if exec && last.contains("permission denied") {
         failure.reason = FailureReason::NotExecutable;
         failure.message = format!("its program may not be executed: {}", one_line(last));
-    } else if record.substituted_user && tail.iter().any(|it| is_lack_of_rights(it)) {
-        failure.reason = FailureReason::UserUnavailable;
-        failure.message = format!(
-            "its image expects to start as root, which nodes do not ({}): {}",
-            super::ROOT_SETTING,
-            failure.message
-        );
+    } else if record.root != Root::NotAsked && lacks_rights(tail) {
+        failure.message += match record.root {
+            Root::Granted => "; it lacks a capability (`docker.security.cap_add`)",
+            _ => {
+                "; its image begins as root, which nodes do not (`docker.security.run_as_image_user`)"
+            }
+        };
     }
+}
+
+/// Whether the last lines say that a right is missing.
+pub(crate) fn lacks_rights(tail: &[String]) -> bool {
+    tail.iter().any(|it| is_lack_of_rights(it))
 }
 
 /// Whether a line of a log says that a right is missing.
@@ -275,9 +280,9 @@ mod tests {
 
     #[test]
     fn last_words_tell_more_than_a_code() {
-        let check = |substituted, line: &str, expect: FailureReason| {
+        let check = |root, line: &str, expect: FailureReason, setting: Option<&str>| {
             let mut record = record(request().build().unwrap());
-            record.substituted_user = substituted;
+            record.root = root;
             let seen = Observed {
                 exit_code: 1,
                 ..observed(Phase::Exited)
@@ -286,14 +291,20 @@ mod tests {
             assert_eq!(failure.reason, expect, "{line}");
             assert_eq!(failure.exit, Some(Exit::Code(1)));
             assert_eq!(failure.log_tail, [line]);
+            let named = ["run_as_image_user", "cap_add"]
+                .into_iter()
+                .find(|it| failure.message.contains(it));
+            assert_eq!(named, setting, "{line}");
         };
+        use FailureReason::{BadProgramFormat, Exited};
         let exec = "exec /probe: exec format error";
-        check(false, exec, FailureReason::BadProgramFormat);
+        check(Root::NotAsked, exec, BadProgramFormat, None);
         let old = "standard_init_linux.go:228: exec user process caused: no such file or directory";
-        check(false, old, FailureReason::BadProgramFormat);
+        check(Root::Refused, old, BadProgramFormat, None);
         let chown = "chown: changing ownership of '/data': Operation not permitted";
-        check(true, chown, FailureReason::UserUnavailable);
-        check(false, chown, FailureReason::Exited);
-        check(true, "out of cheese", FailureReason::Exited);
+        check(Root::Refused, chown, Exited, Some("run_as_image_user"));
+        check(Root::Granted, chown, Exited, Some("cap_add"));
+        check(Root::NotAsked, chown, Exited, None);
+        check(Root::Refused, "out of cheese", Exited, None);
     }
 }

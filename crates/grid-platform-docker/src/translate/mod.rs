@@ -15,12 +15,42 @@ use grid_platform_api::{Digest, Failure, Health, NodeId, NodeUid, SpawnConfig, T
 use serde::{Deserialize, Serialize};
 
 pub(crate) use container::{Ground, Policy, container, grace_seconds, would_restart};
-pub(crate) use failure::{bad_end, early_end, ended, exit, is_port_taken, one_line, start_failure};
+pub(crate) use failure::{
+    bad_end, early_end, ended, exit, is_port_taken, lacks_rights, one_line, start_failure,
+};
 pub(crate) use node::{Facts, node};
 pub(crate) use observed::{Read, phase_of, read};
 
-/// What lets an image start as the user that it expects, as messages name it.
-pub(crate) const ROOT_SETTING: &str = "`docker.security.run_as_image_user`";
+/// What became of an image that begins as root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// It does not, or the request names a user.
+    NotAsked,
+    /// It runs as another user.
+    Refused,
+    /// It runs as root, with the capabilities that the settings give it.
+    Granted,
+}
+
+impl Root {
+    /// The label's value.
+    pub(crate) fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::NotAsked => None,
+            Self::Refused => Some("refused"),
+            Self::Granted => Some("granted"),
+        }
+    }
+
+    /// Reads a label's value.
+    pub(crate) fn read(text: Option<&String>) -> Self {
+        match text.map(String::as_str) {
+            Some("refused") => Self::Refused,
+            Some("granted") => Self::Granted,
+            _ => Self::NotAsked,
+        }
+    }
+}
 
 /// Where a node has its data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,8 +86,8 @@ pub(crate) struct Record {
     pub(crate) data: DataPlace,
     /// The image as it was when the node was made: its digest in a registry, or else its id.
     pub(crate) image: String,
-    /// The node runs as a user that is not the one its image expects.
-    pub(crate) substituted_user: bool,
+    /// What became of an image that begins as root.
+    pub(crate) root: Root,
     pub(crate) created_at: Timestamp,
 }
 
@@ -147,8 +177,8 @@ pub(crate) mod label {
     pub(crate) const DATA: &str = "sutra.data";
     /// The image's digest or id when the node was made.
     pub(crate) const IMAGE: &str = "sutra.image";
-    /// Present where the node does not run as the user that its image expects.
-    pub(crate) const SUBSTITUTED_USER: &str = "sutra.substituted_user";
+    /// What became of an image that begins as root: `refused` or `granted`.
+    pub(crate) const ROOT: &str = "sutra.root";
     /// Before each label of the request.
     pub(crate) const USER: &str = "sutra.label.";
 }
@@ -182,7 +212,7 @@ pub(crate) mod tests {
                 ours: true,
             },
             image: "sha256:1".into(),
-            substituted_user: false,
+            root: Root::NotAsked,
             created_at: Timestamp::UNIX_EPOCH,
             config,
         }

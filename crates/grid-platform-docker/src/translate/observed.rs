@@ -8,7 +8,7 @@ use bollard::models::{
 };
 use grid_platform_api::{Digest, Health, NodeId, NodeUid, OwnerId, SpawnConfig, Timestamp};
 
-use super::{Observed, Phase, Policy, Record, label, node_id};
+use super::{Observed, Phase, Policy, Record, Root, label, node_id};
 
 /// What an inspected container is to an adapter.
 #[derive(Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub(crate) fn read(inspected: &ContainerInspectResponse, owner: &OwnerId) -> Rea
             ports,
             data: serde_json::from_str(text(label::DATA)?).map_err(|e| json(label::DATA, e))?,
             image: labels.get(label::IMAGE).cloned().unwrap_or_default(),
-            substituted_user: labels.contains_key(label::SUBSTITUTED_USER),
+            root: Root::read(labels.get(label::ROOT)),
             created_at: time(inspected.created.as_deref()).unwrap_or(Timestamp::UNIX_EPOCH),
             config,
         };
