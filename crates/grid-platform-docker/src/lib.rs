@@ -25,4 +25,5 @@ mod volumes;
 mod watch;
 
 pub use config::{Allow, DockerConfig, Pull, Security};
+pub use grid_platform_host::install::accept_copied_state;
 pub use platform::DockerPlatform;

@@ -218,9 +218,10 @@ impl Policy {
         let restart = &config.restart;
         match (restart.mode, restart.max_restarts) {
             (RestartMode::Never, _) | (RestartMode::OnFailure, Some(0)) => Self::NONE,
-            // Its `always` starts what was stopped again when the engine itself is restarted.
+            // Not `unless-stopped`: an engine that was killed ends what it finds when it is started again, and takes that for
+            // somebody's stop. What is stopped by us has its policy taken away.
             (RestartMode::Always, _) => Self {
-                name: RestartPolicyNameEnum::UNLESS_STOPPED,
+                name: RestartPolicyNameEnum::ALWAYS,
                 most: 0,
             },
             (RestartMode::OnFailure, most) => Self {
@@ -416,7 +417,7 @@ mod tests {
         use RestartPolicyNameEnum as Name;
         let of = Wanted::from;
         check(of(RestartMode::Never), None, Name::NO, 0);
-        check(of(RestartMode::Always), None, Name::UNLESS_STOPPED, 0);
+        check(of(RestartMode::Always), None, Name::ALWAYS, 0);
         check(of(RestartMode::OnFailure), None, Name::ON_FAILURE, 0);
         check(of(RestartMode::OnFailure), Some(3), Name::ON_FAILURE, 3);
         check(of(RestartMode::OnFailure), Some(0), Name::NO, 0);
