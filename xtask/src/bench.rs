@@ -1,5 +1,8 @@
 //! `cargo xtask bench`: builds grid-bench and what it measures in release, sees to its peers, and runs it.
 
+use grid_testbed::Kind;
+
+use crate::engines::Raised;
 use crate::fail::Result;
 use crate::needs::{Met, NEEDS, PEERS};
 use crate::sh;
@@ -27,9 +30,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command
     };
     let mut found = Vec::new();
+    let mut raised = Vec::new();
     let asks_for_help = args.args.iter().any(|it| it == "--help" || it == "-h");
     if !asks_for_help {
         for name in sh::output(bench().arg("--list-programs"))?.lines() {
+            if name == ENGINE {
+                found.push(match Raised::up(Kind::Docker) {
+                    Ok(engine) => {
+                        let argument = format!("--program={name}={}", engine.host());
+                        raised.push(engine);
+                        argument
+                    }
+                    Err(why) => format!("--without={name}={why}"),
+                });
+                continue;
+            }
             let met = match NEEDS.iter().chain(PEERS).find(|it| it.name == name) {
                 Some(need) => need.ensure(),
                 None => Met::Missing("this task does not know where to get it".to_owned()),
@@ -44,6 +59,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     sh::run(bench().args(found))
 }
+
+/// The name by which the bench asks for a Docker engine; its place is told as in `DOCKER_HOST`.
+const ENGINE: &str = "docker-engine";
 
 /// The packages whose programs are measured or measure.
 const BUILT: [&str; 8] = [

@@ -86,3 +86,38 @@ pub(crate) fn down_again(kind: Kind) {
         eprint!("{fail}");
     }
 }
+
+/// An engine to be used, which is taken away again if it was not there before.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    kind: Kind,
+    host: String,
+    was_there: bool,
+}
+
+impl Raised {
+    /// Raises one unless there is one; the reason why not.
+    pub(crate) fn up(kind: Kind) -> std::result::Result<Self, String> {
+        let was_there = look(kind).is_ok();
+        up(kind)?;
+        let host = grid_testbed::find(kind)?.host().to_owned();
+        Ok(Self {
+            kind,
+            host,
+            was_there,
+        })
+    }
+
+    /// Its place, as in `DOCKER_HOST`.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        if !self.was_there {
+            down_again(self.kind);
+        }
+    }
+}

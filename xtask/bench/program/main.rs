@@ -2,12 +2,14 @@
 //! measured with who started it. Built by `build.rs`, without std and libc: with them, what comes before `main` would be
 //! part of every figure.
 //!
-//! Its one argument is a FIFO. It writes there when it began, waits for SIGTERM, writes when it heard that, and ends.
+//! Its argument is a FIFO. It writes there when it began, waits for SIGTERM, writes when it heard that, and ends. Without an
+//! argument it tells nobody. With a number it writes so many lines to standard output first.
 
 #![no_std]
 #![no_main]
 
 use core::arch::{asm, global_asm};
+use core::cell::UnsafeCell;
 
 #[cfg(target_arch = "x86_64")]
 mod number {
@@ -93,11 +95,22 @@ extern "C" fn begin(stack: *const usize) -> ! {
         number::SIGPROCMASK,
         [SIG_BLOCK, (&raw const terminate) as usize, 0, SET_SIZE],
     );
-    // SAFETY: behind the number of arguments and the program's own name stands the first argument.
+    // SAFETY: behind the number of arguments and the program's own name stands the first argument, or a null pointer.
     let path = unsafe { *stack.add(2) };
-    let fifo = call(number::OPENAT, [AT_FDCWD, path, WRITE_ONLY, 0]) as usize;
+    let lines = number_at(path as *const u8);
+    if let Some(lines) = lines {
+        write_lines(lines);
+    }
+    let silent = path == 0 || lines.is_some();
+    let fifo = match silent {
+        true => 0,
+        false => call(number::OPENAT, [AT_FDCWD, path, WRITE_ONLY, 0]) as usize,
+    };
     let pid = call(number::GETPID, [0; 4]) as u32;
     let tell = |what, at| {
+        if silent {
+            return;
+        }
         let message = Message { what, pid, at };
         let written = call(
             number::WRITE,
@@ -115,6 +128,70 @@ extern "C" fn begin(stack: *const usize) -> ! {
     {}
     tell(2, now());
     end(0)
+}
+
+/// The number that the text is, which ends with a zero byte; `None` for other text, and for none.
+fn number_at(mut text: *const u8) -> Option<u64> {
+    if text.is_null() {
+        return None;
+    }
+    let mut number = None;
+    loop {
+        // SAFETY: the text goes on up to its zero byte, and this goes no further.
+        let byte = unsafe { *text };
+        match byte {
+            0 => return number,
+            b'0'..=b'9' => number = Some(number.unwrap_or(0) * 10 + u64::from(byte - b'0')),
+            _ => return None,
+        }
+        // SAFETY: the byte was not the last one.
+        text = unsafe { text.add(1) };
+    }
+}
+
+/// A line's bytes, its end included, and the digits of its number at its beginning.
+const LINE: usize = 128;
+const DIGITS: usize = 20;
+/// Lines are written so many at a time, as programs with a buffer do.
+const AT_ONCE: usize = 64;
+
+/// Lines to be written. They are in the program's file, because filling them takes a function of libc.
+struct Lines(UnsafeCell<[u8; LINE * AT_ONCE]>);
+
+// SAFETY: there is one thread.
+unsafe impl Sync for Lines {}
+
+static LINES: Lines = Lines(UnsafeCell::new([b'.'; LINE * AT_ONCE]));
+
+/// Writes lines that begin with their number, from 1 on.
+fn write_lines(lines: u64) {
+    // SAFETY: nobody else takes it; this is called once.
+    let buffer = unsafe { &mut *LINES.0.get() };
+    let mut written = 0;
+    while written < lines {
+        let mut filled = 0;
+        for line in buffer.as_chunks_mut::<LINE>().0 {
+            if written == lines {
+                break;
+            }
+            written += 1;
+            let mut rest = written;
+            for digit in line[..DIGITS].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+            line[LINE - 1] = b'\n';
+            filled += LINE;
+        }
+        let mut done = 0;
+        while done < filled {
+            let from = buffer.as_ptr() as usize + done;
+            match call(number::WRITE, [1, from, filled - done, 0]) {
+                some @ 1.. => done += some as usize,
+                _ => end(3),
+            }
+        }
+    }
 }
 
 fn end(code: usize) -> ! {

@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::bench::Bench;
 use crate::report::Row;
-use crate::{cli, control_plane, logs, process, scale, storage};
+use crate::{cli, control_plane, docker, logs, process, scale, storage};
 
 /// Things that are measured together.
 #[derive(Debug)]
@@ -26,4 +26,5 @@ pub(crate) const GROUPS: &[Group] = &[
     cli::GROUP,
     control_plane::GROUP,
     storage::GROUP,
+    docker::GROUP,
 ];

@@ -5,6 +5,13 @@ use std::net::{SocketAddr, TcpStream};
 
 use crate::Result;
 
+/// How long a body is.
+enum Length {
+    Known(u64),
+    /// It says so as it comes.
+    Chunks,
+}
+
 /// A connection.
 pub(crate) struct Connection<S = TcpStream> {
     stream: BufReader<S>,
@@ -36,16 +43,41 @@ impl<S: Read + Write> Connection<S> {
         self
     }
 
+    /// Says with every request that its body is JSON.
+    pub(crate) fn json(mut self) -> Self {
+        self.headers.push_str("content-type: application/json\r\n");
+        self
+    }
+
     /// Sends a request and returns the answer's body; an answer other than 2xx is an error.
     pub(crate) fn request(&mut self, method: &str, path: &str, body: &[u8]) -> Result<Vec<u8>> {
         let mut request = self.head(method, path, body.len() as u64);
         request.extend_from_slice(body);
         self.stream.get_mut().write_all(&request)?;
-        let (status, length) = self.answer()?;
-        let mut body = vec![0; usize::try_from(length)?];
-        self.stream.read_exact(&mut body)?;
+        let (status, length) = self.head_of_answer()?;
+        let mut body = Vec::new();
+        match length {
+            Length::Known(length) => {
+                body.resize(usize::try_from(length)?, 0);
+                self.stream.read_exact(&mut body)?;
+            }
+            Length::Chunks => self.chunks(&mut body)?,
+        }
         accepted(method, path, &status)?;
         Ok(body)
+    }
+
+    /// Reads a body that comes in chunks, each with its length in hexadecimal digits before it and a line's end behind it.
+    fn chunks(&mut self, body: &mut Vec<u8>) -> Result<()> {
+        loop {
+            let length = u64::from_str_radix(&self.line()?, 16)?;
+            if length == 0 {
+                self.line()?;
+                return Ok(());
+            }
+            (&mut self.stream).take(length).read_to_end(body)?;
+            self.line()?;
+        }
     }
 
     /// Sends a body of so many bytes as it is written.
@@ -88,19 +120,28 @@ impl<S: Read + Write> Connection<S> {
         .into_bytes()
     }
 
-    /// The answer's status line, and the length of its body.
+    /// The answer's status line, and the length of its body, which is told before it.
     fn answer(&mut self) -> Result<(String, u64)> {
+        match self.head_of_answer()? {
+            (status, Length::Known(length)) => Ok((status, length)),
+            (status, Length::Chunks) => Err(format!("the answer `{status}` has no length").into()),
+        }
+    }
+
+    fn head_of_answer(&mut self) -> Result<(String, Length)> {
         let status = self.line()?;
-        let mut length = 0;
+        let mut length = Length::Known(0);
         loop {
             let header = self.line()?;
             if header.is_empty() {
                 return Ok((status, length));
             }
-            if let Some((name, value)) = header.split_once(':')
-                && name.eq_ignore_ascii_case("content-length")
-            {
-                length = value.trim().parse()?;
+            if let Some((name, value)) = header.split_once(':') {
+                if name.eq_ignore_ascii_case("content-length") {
+                    length = Length::Known(value.trim().parse()?);
+                } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                    length = Length::Chunks;
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ mod cleared;
 mod cli;
 mod clients;
 mod control_plane;
+mod docker;
 mod grid;
 mod groups;
 mod http;

@@ -17,7 +17,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::Result;
 
-static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/program"));
+/// The program itself.
+pub(crate) static PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/program"));
 
 /// How long anything that is awaited may take; nothing that is measured comes near.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -25,10 +25,18 @@ impl<'a> Subject<'a> {
         rows: [Row; N],
         mut round: impl FnMut() -> Result<[Duration; N]> + 'a,
     ) -> Self {
+        Self::figures(rows, move || Ok(round()?.map(|it| it.as_secs_f64())))
+    }
+
+    /// A thing of which one round gives a figure for each row, in the row's unit.
+    pub(crate) fn figures<const N: usize>(
+        rows: [Row; N],
+        mut round: impl FnMut() -> Result<[f64; N]> + 'a,
+    ) -> Self {
         Self {
             rows: rows.into(),
             every: 1,
-            round: Box::new(move || Ok(round()?.map(|it| it.as_secs_f64()).into())),
+            round: Box::new(move || Ok(round()?.into())),
         }
     }
 

@@ -131,3 +131,36 @@ fn a_peer_that_is_missing_says_why() {
     );
     assert_eq!(peer["not_run"], "it is not on PATH");
 }
+
+#[test]
+fn nodes_and_bare_containers_start_and_stop_on_an_engine() {
+    let engine = match grid_testbed::find(grid_testbed::Kind::Docker) {
+        Ok(engine) => engine,
+        Err(why) => {
+            eprintln!("not run: the docker group: needs an engine: {why}");
+            return;
+        }
+    };
+    let programs = [
+        &format!("--program=docker-engine={}", engine.host()),
+        // Found on `PATH`: it comes with the engine.
+        "--program=docker=docker",
+        "--without=docker-compose=it is not on PATH",
+    ];
+    let rows = measured("docker", &programs);
+    let (peers, own): (Vec<_>, Vec<_>) = rows.into_iter().partition(|it| {
+        it["name"]
+            .as_str()
+            .unwrap_or_default()
+            .starts_with("docker-compose")
+    });
+    all_run(&own);
+    assert_eq!(peers.len(), 5);
+    let calls = |name: &str| row(&own, name)["median"].as_f64().expect("a figure");
+    assert_eq!(calls("bare: create and start: calls of the engine"), 2.0);
+    assert_eq!(calls("bare: stop: calls of the engine"), 1.0);
+    assert!(calls("spawn_node: calls of the engine") >= 2.0);
+    let filter = "%7B%22label%22:%5B%22sutra.label.for=bench%22%5D%7D";
+    let left = engine.get(&format!("/containers/json?all=true&filters={filter}"));
+    assert_eq!(left.expect("the engine is asked"), serde_json::json!([]));
+}

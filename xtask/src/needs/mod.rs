@@ -75,12 +75,26 @@ pub(crate) const NEEDS: &[Need] = &[
 ];
 
 /// What `cargo xtask bench` measures ours beside, besides the programs above. No test needs these.
-pub(crate) const PEERS: &[Need] = &[Need {
-    name: "pm2",
-    program: "pm2",
-    source: Source::Npm("7.0.4"),
-    in_test_names: "pm2",
-}];
+pub(crate) const PEERS: &[Need] = &[
+    Need {
+        name: "pm2",
+        program: "pm2",
+        source: Source::Npm("7.0.4"),
+        in_test_names: "pm2",
+    },
+    Need {
+        name: "docker",
+        program: "docker",
+        source: Source::Debian("docker.io"),
+        in_test_names: "",
+    },
+    Need {
+        name: "docker-compose",
+        program: "docker-compose",
+        source: Source::Debian("docker-compose"),
+        in_test_names: "",
+    },
+];
 
 /// What `cargo xtask fuzz` runs.
 pub(crate) const CARGO_FUZZ: Need = Need {

@@ -1,0 +1,117 @@
+//! Somebody else who has an engine run the same container as a node's.
+
+use grid_testbed::Api;
+use serde_json::Value;
+
+use super::container::{Made, Shape, Template};
+use super::proxy::Proxy;
+use super::{PEER_PORT, bare::Bare};
+use crate::Result;
+use crate::program::now;
+use crate::report::{Row, Unit};
+use crate::stats::Subject;
+
+/// Starts and stops a container.
+pub(super) trait Peer {
+    /// What can be done before anything is asked of the engine: words that are given to the others.
+    fn prepare(&self, made: &Made) -> Result<Vec<String>>;
+
+    /// Makes it and starts it, until the engine says so.
+    fn start(&self, made: &Made, prepared: &[String]) -> Result<()>;
+
+    /// Stops it, until the engine says so.
+    fn stop(&self, made: &Made, prepared: &[String]) -> Result<()>;
+}
+
+/// What peers are measured with.
+#[derive(Clone, Copy)]
+pub(super) struct Ground<'a> {
+    /// The engine itself: by it is looked what came of a call.
+    pub(super) engine: &'a Api,
+    pub(super) template: &'a Template,
+    /// What a node's container is to the engine.
+    pub(super) shape: &'a Shape,
+    /// Deletes what was measured.
+    pub(super) bare: &'a Bare,
+}
+
+/// The rows of a peer: of a start two, of a stop two.
+pub(super) fn rows(start: &str, stop: &str) -> [Row; 4] {
+    [
+        Row::time(start),
+        Row::of(format!("{start}: calls of the engine"), Unit::Count),
+        Row::time(stop),
+        Row::of(format!("{stop}: calls of the engine"), Unit::Count),
+    ]
+}
+
+/// A round starts a container, looks that it is what the node's is, and stops it.
+pub(super) fn subject<'a>(
+    ground: Ground<'a>,
+    name: &'a str,
+    peer: &'a dyn Peer,
+    proxy: &'a Proxy,
+    rows: [Row; 4],
+) -> Subject<'a> {
+    let mut round = 0;
+    Subject::figures(rows, move || {
+        round += 1;
+        let made = ground
+            .template
+            .make(&format!("{name}-{round}"), PEER_PORT)?;
+        let prepared = peer.prepare(&made)?;
+        let asked = now();
+        peer.start(&made, &prepared)?;
+        let started = now();
+        let inspected = ground.look(&made.name)?;
+        let differences = ground.shape.differences(&Shape::of(&inspected)?);
+        if !differences.is_empty() {
+            return Err(
+                format!("{name} makes another container: {}", differences.join("; ")).into(),
+            );
+        }
+        is_running(&inspected)?;
+        let told = now();
+        peer.stop(&made, &prepared)?;
+        let stopped = now();
+        has_ended(&ground.look(&made.name)?)?;
+        ground.bare.remove(&made.name)?;
+        made.forget()?;
+        let calls = |from, to| proxy.asked(from, to).calls as f64;
+        Ok([
+            (started - asked).as_secs_f64(),
+            calls(asked, started),
+            (stopped - told).as_secs_f64(),
+            calls(told, stopped),
+        ])
+    })
+}
+
+impl Ground<'_> {
+    fn look(&self, container: &str) -> Result<Value> {
+        look(self.engine, container)
+    }
+}
+
+/// What the engine tells of a container.
+pub(super) fn look(engine: &Api, container: &str) -> Result<Value> {
+    Ok(engine.get(&format!("/containers/{container}/json"))?)
+}
+
+/// An error unless the container's program runs.
+pub(super) fn is_running(inspected: &Value) -> Result<()> {
+    let state = &inspected["State"];
+    if state["Running"] == true && state["Pid"].as_u64() > Some(0) && state["Paused"] == false {
+        return Ok(());
+    }
+    Err(format!("a container that was started does not run: {state}").into())
+}
+
+/// An error unless the container's program ended by itself when it was asked to.
+pub(super) fn has_ended(inspected: &Value) -> Result<()> {
+    let state = &inspected["State"];
+    if state["Running"] == false && state["ExitCode"] == 0 {
+        return Ok(());
+    }
+    Err(format!("a container that was stopped is not at its end: {state}").into())
+}
