@@ -18,7 +18,7 @@ use bollard::{
 };
 use futures::{Stream, StreamExt, stream};
 use grid_platform_api::{
-    Error, NodeEvent, NodeEventStream, NodeId, Progress, Result, SpawnedNode, Timestamp,
+    Error, NodeEvent, NodeEventStream, NodeId, OwnerId, Progress, Result, SpawnedNode, Timestamp,
 };
 use tokio::{
     sync::{
@@ -158,7 +158,7 @@ impl Feed {
         if let Some(at) = at.and_then(|it| Timestamp::from_nanosecond(it).ok()) {
             self.heard = self.heard.max(at);
         }
-        match concerns(event) {
+        match concerns(event, &inner.install.owner) {
             Some(Concern::Container { id, ours }) => {
                 nodes::hear(&inner, event, id);
                 if ours || inner.registry.by_container(id).is_some() {
@@ -240,13 +240,13 @@ fn listen(engine: &Engine, since: Timestamp) -> Events {
 /// Whom an event concerns.
 #[derive(Debug, PartialEq, Eq)]
 enum Concern<'a> {
-    /// A container; `ours` when its labels are a grid's.
+    /// A container; `ours` when its labels say so.
     Container { id: &'a str, ours: bool },
     /// Which images there are.
     Images,
 }
 
-fn concerns(event: &EventMessage) -> Option<Concern<'_>> {
+fn concerns<'a>(event: &'a EventMessage, owner: &OwnerId) -> Option<Concern<'a>> {
     let action = event.action.as_deref()?;
     // `health_status: healthy`.
     let action = action.split(':').next().unwrap_or(action);
@@ -254,9 +254,11 @@ fn concerns(event: &EventMessage) -> Option<Concern<'_>> {
         EventMessageTypeEnum::CONTAINER if CONTAINER.contains(&action) => {
             let actor = event.actor.as_ref()?;
             let labels = actor.attributes.as_ref();
+            let its_owner = labels.and_then(|it| it.get(label::OWNER));
             Some(Concern::Container {
                 id: actor.id.as_deref()?,
-                ours: labels.is_some_and(|it| it.contains_key(label::GRID)),
+                // What other agents have on the engine is theirs to ask after.
+                ours: its_owner.is_some_and(|it| it == owner.as_str()),
             })
         }
         EventMessageTypeEnum::IMAGE if IMAGE.contains(&action) => Some(Concern::Images),
@@ -338,10 +340,12 @@ mod tests {
 
     #[test]
     fn events_concern_nodes_and_images() {
-        let check = |typ, action: &str, labelled: bool, expect: Option<Concern<'_>>| {
+        let [own, other] = [[1; 16], [2; 16]].map(OwnerId::from_bytes);
+        let of_owner = |typ, action: &str, owner: Option<&OwnerId>, expect: Option<Concern<'_>>| {
             let mut attributes = HashMap::from([("name".to_owned(), "x".to_owned())]);
-            if labelled {
+            if let Some(owner) = owner {
                 attributes.insert(label::GRID.to_owned(), "true".to_owned());
+                attributes.insert(label::OWNER.to_owned(), owner.to_string());
             }
             let event = EventMessage {
                 typ: Some(typ),
@@ -352,12 +356,16 @@ mod tests {
                 }),
                 ..EventMessage::default()
             };
-            assert_eq!(concerns(&event), expect, "{action}");
+            assert_eq!(concerns(&event, &own), expect, "{action}");
+        };
+        let check = |typ, action: &str, ours: bool, expect| {
+            of_owner(typ, action, ours.then_some(&own), expect);
         };
         let container = |ours| Some(Concern::Container { id: "c1", ours });
         let kind = EventMessageTypeEnum::CONTAINER;
         check(kind, "die", true, container(true));
         check(kind, "start", false, container(false));
+        of_owner(kind, "start", Some(&other), container(false));
         check(kind, "health_status: healthy", true, container(true));
         check(kind, "exec_create: true", true, None);
         check(kind, "attach", true, None);
@@ -365,6 +373,6 @@ mod tests {
         check(kind, "delete", false, Some(Concern::Images));
         check(kind, "save", false, None);
         check(EventMessageTypeEnum::NETWORK, "create", false, None);
-        assert_eq!(concerns(&EventMessage::default()), None);
+        assert_eq!(concerns(&EventMessage::default(), &own), None);
     }
 }
