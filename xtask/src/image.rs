@@ -76,7 +76,7 @@ pub(crate) fn make(api: &Api, args: &Args) -> Result<Vec<String>> {
 fn engine() -> Result<Api> {
     let of_the_system = || Api::new("unix:///var/run/docker.sock").ok();
     let named = std::env::var_os(Kind::Docker.variable()).is_some_and(|it| !it.is_empty());
-    if !named && let Some(api) = of_the_system().filter(|it| it.version().is_ok()) {
+    if !named && let Some(api) = of_the_system().filter(|it| it.ping().is_ok()) {
         return Ok(api);
     }
     grid_testbed::find(Kind::Docker).map_err(|why| {

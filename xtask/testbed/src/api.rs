@@ -98,13 +98,20 @@ impl Api {
         self
     }
 
-    /// Whether it answers; what it calls its version.
+    /// Whether it answers.
     ///
     /// # Errors
     /// Why it does not.
+    pub fn ping(&self) -> Result<(), String> {
+        self.send("GET", "/_ping", "text/plain", b"")?.ok()
+    }
+
+    /// What it calls its version, for people: Podman asks the host's package manager for it.
+    ///
+    /// # Errors
+    /// Why it does not answer.
     pub fn version(&self) -> Result<String, String> {
-        let api = self.clone().patient_for(Duration::from_secs(10));
-        let version = api.get("/version")?;
+        let version = self.get("/version")?;
         let name = version["Components"][0]["Name"]
             .as_str()
             .unwrap_or("engine");
@@ -275,7 +282,7 @@ mod tests {
         assert!(Api::new("ssh://host").is_err());
         assert!(Api::new("/run/x.sock").is_err());
         let nobody = Api::new("unix:///nowhere/x.sock").unwrap();
-        let why = nobody.version().unwrap_err();
+        let why = nobody.ping().unwrap_err();
         assert!(why.contains("unix:///nowhere/x.sock"), "{why}");
     }
 

@@ -116,7 +116,7 @@ pub fn find(kind: Kind) -> Result<Api, String> {
         let host = host.to_string_lossy();
         let reach = || {
             let api = Api::new(&host)?;
-            api.version().map(|_| api)
+            api.ping().map(|()| api)
         };
         return reach().map_err(|why| format!("`{variable}` is set, and {why}"));
     }
@@ -221,8 +221,8 @@ impl Engine {
             return Err(format!("no {name} engine is up"));
         }
         let api = Api::new(&self.host())?;
-        match api.version() {
-            Ok(_) => Ok(api),
+        match api.ping() {
+            Ok(()) => Ok(api),
             Err(why) => Err(format!("no {name} engine is up: {why}")),
         }
     }
@@ -268,7 +268,7 @@ impl Engine {
         let api = Api::new(&self.host())?;
         let until = Instant::now() + PATIENCE;
         loop {
-            if api.version().is_ok() {
+            if api.ping().is_ok() {
                 break;
             }
             if let Ok(Some(status)) = child.try_wait() {

@@ -34,17 +34,18 @@ pub(crate) const OTHER_USER: u32 = 65_534;
 /// # Errors
 /// Why there is none.
 pub(crate) fn engine(kind: Kind) -> Outcome<Api> {
-    static SWEPT: OnceLock<Result<(), String>> = OnceLock::new();
-    let api = grid_testbed::find(kind).map_err(|why| {
+    // Once for all tests of this program, which has one engine.
+    static FOUND: OnceLock<Result<Api, String>> = OnceLock::new();
+    let found = FOUND.get_or_init(|| {
+        let api = grid_testbed::find(kind)?;
+        grid_testbed::sweep_dead(&api).map(|_| api)
+    });
+    found.clone().map_err(|why| {
         Failed::new(format!(
             "{why}; run `cargo xtask testbed up {}`",
             kind.name()
         ))
-    })?;
-    // Once for all tests of this program.
-    let swept = SWEPT.get_or_init(|| grid_testbed::sweep_dead(&api).map(drop));
-    swept.clone().map_err(Failed::new)?;
-    Ok(api)
+    })
 }
 
 /// Brings an image to the engine under a name of its content's, and gives the name.
