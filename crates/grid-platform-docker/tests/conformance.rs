@@ -9,9 +9,9 @@ use std::{
 };
 
 use bed::Place;
-use grid_platform_api::{NodeId, Platform, Program, async_trait};
+use grid_platform_api::{NodeId, Platform, Program, SpawnedNode, async_trait};
 use grid_platform_testing::{
-    BadProgram, Boot, Fixture, Harness, LiveProcess, Outcome, Suite, Survey, with_wrappers,
+    BadProgram, Boot, Fixture, Harness, LiveProcess, Outcome, Suite, Survey, probe, with_wrappers,
 };
 use grid_testbed::Kind;
 
@@ -76,6 +76,18 @@ impl Fixture for OnEngine {
 
     async fn boots(&self, id: &NodeId) -> Outcome<Vec<Boot>> {
         self.place.boots(id)
+    }
+
+    async fn ask(&self, node: &SpawnedNode, action: &str) -> Outcome<String> {
+        let endpoint = node.endpoint.as_ref().ok_or("the node has no endpoint")?;
+        let asked = probe::ask(&endpoint.host, endpoint.port, action).await;
+        let ends = action.starts_with("exit=") || action.starts_with("signal=");
+        match asked {
+            // The proxy of a port ends with its container, and may take the last answer with it. What did not get there
+            // shows where the case waits for the end.
+            Err(_) if ends => Ok("ok".to_owned()),
+            asked => asked,
+        }
     }
 
     fn storage_path(&self) -> PathBuf {

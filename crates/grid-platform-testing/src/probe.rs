@@ -79,13 +79,14 @@ pub fn path() -> Outcome<PathBuf> {
 /// Has a probe that listens there perform an action, and gives its answer.
 ///
 /// # Errors
-/// When it cannot be reached within 5 s, or says that it cannot.
+/// When it cannot be reached within 30 s, or says that it cannot.
 pub async fn ask(host: &str, port: u16, action: &str) -> Outcome<String> {
-    let asked = tokio::time::timeout(Duration::from_secs(5), exchange(host, port, action));
+    let asked = tokio::time::timeout(crate::PATIENCE, exchange(host, port, action));
     match asked.await {
         Ok(result) => result.map_err(|e| e.during(&format!("asking the probe to `{action}`"))),
         Err(_) => Err(Failed::new(format!(
-            "the probe did not answer `{action}` within 5 s"
+            "the probe did not answer `{action}` within {:?}",
+            crate::PATIENCE
         ))),
     }
 }
