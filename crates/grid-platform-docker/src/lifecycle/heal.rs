@@ -39,7 +39,9 @@ fn need(now: &Situation, note: &Note) -> Need {
     match (&now.goal, seen.phase) {
         (_, Phase::Removing | Phase::Dead) => Need::Nothing,
         (Goal::Stopped | Goal::Failed { .. }, phase) if phase.is_live() => Need::Stop,
-        (Goal::Stopped | Goal::Failed { .. }, _) if seen.policy != Policy::NONE => Need::Rest,
+        (Goal::Stopped | Goal::Failed { .. }, _) if seen.policy.revives(seen.exit_code) => {
+            Need::Rest
+        }
         (Goal::Stopped | Goal::Failed { .. }, _) => Need::Nothing,
         (Goal::Running, phase) if phase.is_live() && on_trial => Need::Policy,
         (Goal::Running, phase) if phase.is_live() => Need::Nothing,
@@ -166,7 +168,9 @@ mod tests {
             check(goal, OnFailure, true, at(Phase::Running), None, Need::Stop);
             check(goal, OnFailure, false, at(Phase::Running), None, Need::Stop);
             check(goal, OnFailure, true, exited(143), None, Need::Rest);
+            check(goal, Always, true, exited(0), None, Need::Rest);
             check(goal, Always, false, exited(0), None, Need::Nothing);
+            check(goal, OnFailure, true, exited(0), None, Need::Nothing);
         }
         check(
             &run,

@@ -75,7 +75,10 @@ pub(crate) async fn finish(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {
         if !now.observed.phase.is_live() {
             // The engine's own restart goes by the policy and not by who stopped it. Taken away now and not before: of a program
             // that runs that costs the engine more than the stop. Killed in between, we do it when we are opened again.
-            return start::set_policy(inner, node, &Policy::NONE).await;
+            return match now.observed.policy.revives(now.observed.exit_code) {
+                true => start::set_policy(inner, node, &Policy::NONE).await,
+                false => Ok(()),
+            };
         }
         if now.observed.phase == Phase::Paused {
             unpause(inner, node).await?;

@@ -244,6 +244,15 @@ impl Policy {
         }
     }
 
+    /// Whether an engine that is restarted starts a container again that rests with this exit code.
+    pub(crate) fn revives(&self, exit_code: i64) -> bool {
+        match self.name {
+            RestartPolicyNameEnum::NO | RestartPolicyNameEnum::EMPTY => false,
+            RestartPolicyNameEnum::ON_FAILURE => exit_code != 0,
+            RestartPolicyNameEnum::ALWAYS | RestartPolicyNameEnum::UNLESS_STOPPED => true,
+        }
+    }
+
     /// The engine's own form.
     pub(crate) fn to_engine(&self) -> RestartPolicy {
         RestartPolicy {
@@ -422,6 +431,9 @@ mod tests {
         check(of(RestartMode::OnFailure), Some(3), Name::ON_FAILURE, 3);
         check(of(RestartMode::OnFailure), Some(0), Name::NO, 0);
         assert_eq!(Policy::read(None), Policy::NONE);
+        let revives = |name, code| Policy { name, most: 0 }.revives(code);
+        assert!(revives(Name::ALWAYS, 0) && revives(Name::ON_FAILURE, 137));
+        assert!(!revives(Name::ON_FAILURE, 0) && !revives(Name::NO, 1));
     }
 
     #[test]
