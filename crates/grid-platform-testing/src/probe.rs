@@ -11,7 +11,6 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::OnceLock,
-    time::Duration,
 };
 
 use tokio::{

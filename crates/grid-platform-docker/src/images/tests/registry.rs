@@ -289,7 +289,7 @@ fn layer(number: u64) -> Vec<u8> {
     let mut header = [0_u8; 512];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, format!("file-{number}").as_bytes());
-    put(100, b"0000644\0000000000\0000000000\0");
+    put(100, b"0000644\x000000000\x000000000\x00");
     put(124, format!("{:011o}\0", Registry::LAYER).as_bytes());
     put(136, b"00000000000\0        0");
     put(257, b"ustar\x0000");
