@@ -71,11 +71,7 @@ fn of_context(config: &DockerConfig, name: &str) -> Result<Address> {
         ))
         .with_hint("Set `docker.config_file` to Docker's `config.json`: contexts are beside it."));
     };
-    // Docker names their directories so.
-    let directory: String = Sha256::digest(name.as_bytes())
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let directory = directory(name);
     let file = home
         .join("contexts/meta")
         .join(&directory)
@@ -108,6 +104,12 @@ fn of_context(config: &DockerConfig, name: &str) -> Result<Address> {
         &format!("the Docker context `{shown}`"),
         certificates,
     )
+}
+
+/// What Docker calls the directories of a context.
+pub(crate) fn directory(name: &str) -> String {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// An address as `DOCKER_HOST` has it; `whose` says where it stands.
@@ -284,11 +286,7 @@ mod tests {
     /// A directory like `~/.docker` with one context.
     fn docker_home(context: &str, host: &str, current: Option<&str>) -> tempfile::TempDir {
         let home = tempfile::tempdir().unwrap();
-        let directory: String = Sha256::digest(context.as_bytes())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        let meta = home.path().join("contexts/meta").join(directory);
+        let meta = home.path().join("contexts/meta").join(directory(context));
         fs::create_dir_all(&meta).unwrap();
         let json = serde_json::json!({
             "Name": context, "Metadata": {}, "Endpoints": {"docker": {"Host": host, "SkipTLSVerify": false}},

@@ -64,6 +64,12 @@ pub(crate) const NEEDS: &[Need] = &[
         in_test_names: "faketime",
     },
     Need {
+        name: "docker-registry",
+        program: "docker-registry",
+        source: Source::Debian("docker-registry"),
+        in_test_names: "docker_registry",
+    },
+    Need {
         name: "schemathesis",
         program: "schemathesis",
         source: Source::PyPi(pypi::Environment {

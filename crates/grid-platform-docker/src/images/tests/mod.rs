@@ -27,10 +27,10 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let host = std::env::var("DOCKER_HOST")
-            .expect("`cargo xtask testbed up docker` raises an engine and says its `DOCKER_HOST`");
+        let found = grid_testbed::find(grid_testbed::Kind::Docker);
+        let api = found.expect("`cargo xtask testbed up docker` raises an engine");
         let config = DockerConfig {
-            host: Some(host),
+            host: Some(api.host().to_owned()),
             ..DockerConfig::new(dir.path().join("state"), dir.path().join("data"))
         };
         Self {
