@@ -72,6 +72,7 @@ pub(crate) fn node(node: &Node, usage: Option<&Usage>) -> String {
     facts.add("agent", Some(&node.agent));
     facts.add("platform", node.platform.as_ref());
     facts.add("state", Some(state(node)));
+    facts.add("progress", node.progress.as_ref());
     facts.add("health", some_text(health(node)));
     facts.add("health message", node.health_message.as_ref());
     facts.add("endpoint", node.endpoint.as_ref());
@@ -81,6 +82,7 @@ pub(crate) fn node(node: &Node, usage: Option<&Usage>) -> String {
     }
     facts.add("pid", node.pid);
     facts.add("restarts", Some(node.restarts));
+    facts.add("image", node.image.as_ref());
     facts.add("data", node.data_path.as_ref());
     facts.add("labels", some_text(labels(&node.labels)));
     if let Some(usage) = usage {

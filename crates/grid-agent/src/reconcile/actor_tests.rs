@@ -242,3 +242,53 @@ async fn another_wish_does_not_wait_for_the_failures_of_the_last() {
     stage.actor.finish_turn(true).await;
     assert!(stage.actor.running.contains_key(&id));
 }
+
+#[tokio::test]
+async fn how_far_a_call_is_goes_on_until_it_ends() {
+    use grid_proto::v1::from_agent::Message;
+
+    let mut stage = Stage::new().await;
+    let id = stage.wish.node_id.clone();
+    let tell = |stage: &mut Stage, bytes_done| {
+        stage.actor.told(Told::Event(NodeEvent::Progress {
+            node_id: stage.wish.node_id.clone(),
+            progress: Progress {
+                message: "pulling".to_owned(),
+                bytes_done,
+                ..Progress::default()
+            },
+        }));
+    };
+    let said = |stage: &Stage| -> Vec<String> {
+        let messages = stage.actor.outbox.take().into_iter();
+        let progress = messages.filter_map(|it| match it.message {
+            Some(Message::Progress(it)) => Some(it.progress_json),
+            _ => None,
+        });
+        progress.collect()
+    };
+    tell(&mut stage, 1);
+    assert!(said(&stage).is_empty(), "no call is in flight");
+    let running = stage.running();
+    let mut heard = running.heard.subscribe();
+    let task = stage.actor.tasks.spawn(pending());
+    stage.actor.owners.insert(task.id(), id.clone());
+    stage.actor.running.insert(id, running);
+    tell(&mut stage, 2);
+    tell(&mut stage, 3);
+    let words = said(&stage);
+    assert!(
+        words.len() == 1 && words[0].contains(r#""bytes_done":3"#),
+        "{words:?}"
+    );
+    assert!(heard.has_changed().unwrap());
+    heard.mark_unchanged();
+
+    // A master that knows nothing yet is told too.
+    stage.actor.resend_all();
+    assert_eq!(said(&stage), words);
+    task.abort();
+    let ended = stage.actor.tasks.join_next_with_id().await.unwrap();
+    stage.actor.ended(ended);
+    assert_eq!(said(&stage), [""], "it is over");
+}

@@ -1,9 +1,10 @@
 //! Events: followed, resumed, and told to begin anew.
 
 use grid_master::Settings;
+use grid_proto::v1::{self, from_agent::Message as Said};
 use serde_json::{Value, json};
 
-use crate::support::{Agent, Grid, LONG, settings};
+use crate::support::{Agent, Answer, Grid, LONG, settings};
 
 /// Reads server-sent events until there are `count`.
 async fn read(stream: &mut reqwest::Response, count: usize) -> Vec<(u64, String, Value)> {
@@ -102,4 +103,50 @@ async fn the_end_of_the_master_ends_followers() {
     let mut stream = grid.follow("/api/grid/events", None).await;
     grid.end().await;
     while let Ok(Some(_)) = stream.chunk().await {}
+}
+
+#[tokio::test]
+async fn how_far_a_node_is_shows_until_it_is_over() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    grid.spawn(json!({"node_id": "n1"})).await.expect(201);
+    agent.hear_node().await;
+    let mut stream = grid.follow("/api/grid/events", None).await;
+    let tell = |node: &str, json: String| {
+        Said::Progress(v1::NodeProgress {
+            node_id: node.to_owned(),
+            progress_json: json,
+        })
+    };
+    let progress = json!({"message": "pulling", "parts": 3, "parts_done": 1, "bytes": 2097152, "bytes_done": 1048576});
+    // What cannot be read, is too long, or is of nobody's wish shows nowhere.
+    agent.say(tell("n1", "{".to_owned())).await;
+    agent
+        .say(tell("n1", json!({"message": "x".repeat(5000)}).to_string()))
+        .await;
+    agent.say(tell("n2", progress.to_string())).await;
+    agent.say(tell("n1", progress.to_string())).await;
+    let told = loop {
+        let event = read(&mut stream, 1).await.remove(0);
+        stream = grid.follow("/api/grid/events", Some(event.0)).await;
+        if event.1 == "node.progress" {
+            break event.2;
+        }
+    };
+    assert_eq!(told["node"], "n1");
+    assert_eq!(
+        told["message"],
+        "the node `n1` waits: pulling: 1 of 3 parts, 1.0 of 2.0 MiB"
+    );
+    assert_eq!(grid.node("n1").await["progress"], progress);
+    agent.say(tell("n1", String::new())).await;
+    let over = |it: &Answer| it.body.get("progress").is_none();
+    grid.until("/api/grid/nodes/n1", over).await;
+
+    agent.say(tell("n1", progress.to_string())).await;
+    grid.until("/api/grid/nodes/n1", |it| !over(it)).await;
+    // It is of a session: another one says it anew.
+    drop(agent);
+    grid.until("/api/grid/nodes/n1", over).await;
+    grid.end().await;
 }

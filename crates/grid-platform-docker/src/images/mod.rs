@@ -17,7 +17,7 @@ use std::{
 
 use bollard::models::ImageInspect;
 use grid_platform_api::{Error, Failure, FailureReason, NodeId, Progress, Result};
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
 use self::progress::Telling;
 use crate::{
@@ -48,6 +48,8 @@ pub(crate) struct Image {
 pub(crate) struct Images {
     known: Mutex<Known>,
     telling: Telling,
+    /// Held while an archive is loaded: many nodes of one image would else each send it whole.
+    loading: AsyncMutex<()>,
 }
 
 #[derive(Default)]
@@ -81,6 +83,11 @@ impl Images {
         }
         let mut loaded = None;
         if let Some(path) = &config.image_archive {
+            let _turn = self.loading.lock().await;
+            // Whose turn it was before may have loaded it.
+            if let Some(image) = self.look(engine, reference).await? {
+                return Ok(image);
+            }
             loaded = Some(archive::load(engine, path, reference, &teller).await?);
             if let Some(image) = self.look(engine, reference).await? {
                 return Ok(image);
