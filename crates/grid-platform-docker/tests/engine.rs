@@ -54,12 +54,16 @@ async fn wait(
 }
 
 /// Nodes of every policy, running, stopped and failed, over what is done to their engine.
-async fn over(options: Options, mishap: fn(&Engine) -> Result<(), String>) {
+///
+/// `tag` is in their names: who looks for a node's processes looks at the whole host.
+async fn over(tag: &str, options: Options, mishap: fn(&Engine) -> Result<(), String>) {
+    let tag = format!("{tag}-{}", std::process::id());
     let engine = Engine::temporary(Kind::Docker, options).unwrap();
     let place = Place::new(&Api::new(&engine.host()).unwrap()).unwrap();
     let platform = place.open(place.own_config()).await.unwrap();
-    let spawn = async |name, mode, actions: &[&str]| {
-        let config = node(&place, name, mode, actions).build().unwrap();
+    let spawn = async |name: &str, mode, actions: &[&str]| {
+        let config = node(&place, &format!("{name}-{tag}"), mode, actions);
+        let config = config.build().unwrap();
         let id = config.node_id.clone();
         platform.spawn_node(config).await.unwrap();
         booted(&place, &id, 1).await;
@@ -75,11 +79,16 @@ async fn over(options: Options, mishap: fn(&Engine) -> Result<(), String>) {
     for id in &stopped {
         platform.stop_node(id).await.unwrap();
     }
-    let config = node(&place, "failed", RestartMode::Always, &["healthy=no"])
-        .health(HealthCheck::http("/healthz"))
-        .ready(ReadyMode::Healthy {
-            timeout: Duration::from_millis(500),
-        });
+    let config = node(
+        &place,
+        &format!("failed-{tag}"),
+        RestartMode::Always,
+        &["healthy=no"],
+    )
+    .health(HealthCheck::http("/healthz"))
+    .ready(ReadyMode::Healthy {
+        timeout: Duration::from_millis(500),
+    });
     let config = config.build().unwrap();
     let failed = config.node_id.clone();
     let error = platform.spawn_node(config).await.unwrap_err();
@@ -92,7 +101,8 @@ async fn over(options: Options, mishap: fn(&Engine) -> Result<(), String>) {
     for id in [&running, &failing] {
         booted(&place, id, boots).await;
         wait(&platform, id, |it| it.state.is_running()).await;
-        assert_eq!(place.census(id).unwrap().len(), 1, "`{id}`");
+        let live = place.census(id).unwrap();
+        assert_eq!(live.len(), 1, "`{id}`: {live:?}");
     }
     for id in &stopped {
         let seen = wait(&platform, id, |it| it.state.is_ended()).await;
@@ -126,15 +136,15 @@ async fn over(options: Options, mishap: fn(&Engine) -> Result<(), String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_hold_over_an_engine_that_is_killed() {
-    over(Options::default(), Engine::kill).await;
+    over("killed", Options::default(), Engine::kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_hold_over_an_engine_that_is_killed_under_its_containers() {
-    over(Options { live_restore: true }, Engine::kill).await;
+    over("under", Options { live_restore: true }, Engine::kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn policies_hold_over_an_engine_that_is_restarted() {
-    over(Options::default(), Engine::stop).await;
+    over("stopped", Options::default(), Engine::stop).await;
 }
