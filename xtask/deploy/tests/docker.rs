@@ -94,13 +94,21 @@ struct Part<'a> {
 
 impl<'a> Part<'a> {
     /// Runs it as `deploy/docker/README.md` says: in the host's network, with no rights.
-    fn run(api: &'a Api, part: &str, binds: &[String], groups: &[String], args: &[&str]) -> Self {
+    fn run(
+        api: &'a Api,
+        part: &str,
+        binds: &[String],
+        groups: &[String],
+        env: &[String],
+        args: &[&str],
+    ) -> Self {
         let name = format!("grid-deploy-{part}-{}", std::process::id());
         let volume = format!("{name}:/var/lib/sutra-grid");
         let binds: Vec<&String> = binds.iter().chain(std::iter::once(&volume)).collect();
         let body = json!({
             "Image": image(part),
             "Cmd": args,
+            "Env": env,
             "HostConfig": {
                 "NetworkMode": "host",
                 "Binds": binds,
@@ -198,6 +206,7 @@ fn an_agent_in_a_container_runs_nodes_for_a_master_on_the_host() {
         format!("{}:/run/secrets/agent-token:ro", token.display()),
         format!("{socket}:/var/run/docker.sock"),
     ];
+    let env = [format!("SUTRA_AGENT__STORAGE__DOCKER_IMAGE={PROBE}")];
     let master = up["grpc"].as_str().unwrap();
     let args = [
         "--agent-id",
@@ -207,7 +216,7 @@ fn an_agent_in_a_container_runs_nodes_for_a_master_on_the_host() {
         "--token-file",
         "/run/secrets/agent-token",
     ];
-    let agent = Part::run(&api, "agent", &binds, &[group], &args);
+    let agent = Part::run(&api, "agent", &binds, &[group], &env, &args);
     eventually("the agent to be heard", || {
         let agents = grid.json(&["agents"]);
         let all = agents.as_array().unwrap().iter();
@@ -298,6 +307,7 @@ fn a_master_in_a_container_keeps_its_state_in_a_volume() {
     let part = Part::run(
         &api,
         "master",
+        &[],
         &[],
         &[],
         &["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"],
