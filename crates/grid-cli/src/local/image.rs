@@ -283,7 +283,11 @@ mod tests {
             .unwrap()
             .map(|it| it.unwrap().path())
             .collect();
-        assert_eq!(names, [image.archive.clone()], "an earlier one is gone");
+        assert_eq!(
+            names,
+            std::slice::from_ref(&image.archive),
+            "an earlier one is gone"
+        );
 
         let tar = |args: &[&str]| {
             let output = Command::new("tar")
