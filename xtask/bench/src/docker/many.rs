@@ -3,7 +3,6 @@
 use grid_platform_api::{NodeId, NodeState, Platform};
 use serde_json::Value;
 
-use super::PEER_PORT;
 use super::bare::Bare;
 use super::compose::{self, Compose};
 use super::container::{Made, Template};
@@ -102,7 +101,7 @@ fn at_once(bench: &Bench, place: &Place, count: usize) -> Result<Vec<Row>> {
         ids.iter().try_for_each(|it| place.runs(it))?;
         place.remove_all(&ids)?;
 
-        let made = make(&template, &format!("bare-{round}"), count)?;
+        let made = make(place, &template, &format!("bare-{round}"), count)?;
         let (took, ()) = timed(|| {
             place.by_connections(&way, &made, |it, made| it.start(made, &it.prepare(made)?))
         })?;
@@ -110,7 +109,7 @@ fn at_once(bench: &Bench, place: &Place, count: usize) -> Result<Vec<Row>> {
         forget(place, &way, &made)?;
 
         let Ok(compose) = &compose else { continue };
-        let made = make(&template, &format!("compose-{round}"), count)?;
+        let made = make(place, &template, &format!("compose-{round}"), count)?;
         let project = compose.project(&format!("many{round}"), &made)?;
         let (took, ()) = timed(|| compose.run(&project, &["up", "--detach"]))?;
         services.add(took.as_secs_f64());
@@ -122,8 +121,8 @@ fn at_once(bench: &Bench, place: &Place, count: usize) -> Result<Vec<Row>> {
     Ok(vec![nodes, containers, services])
 }
 
-fn make(template: &Template, name: &str, count: usize) -> Result<Vec<Made>> {
-    (PEER_PORT..)
+fn make(place: &Place, template: &Template, name: &str, count: usize) -> Result<Vec<Made>> {
+    (place.ports(u16::try_from(count)?)?..)
         .take(count)
         .map(|port| template.make(&format!("{name}-{port}"), port))
         .collect()

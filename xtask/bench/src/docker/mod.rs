@@ -20,9 +20,8 @@ use crate::report::Row;
 /// By which `cargo xtask` knows the engine; its place is told as in `DOCKER_HOST`.
 const ENGINE: &str = "docker-engine";
 
-/// The port that peers publish, one container at a time; of many at once it is the first one's. Adapters allocate from
-/// below.
-const PEER_PORT: u16 = 30_000;
+/// From where on ports are looked for that peers publish, up to those that the kernel gives away. Adapters allocate from below.
+const PEER_PORTS: std::ops::Range<u16> = 30_000..32_768;
 
 /// Nodes as containers.
 pub(crate) const GROUP: Group = Group {

@@ -28,6 +28,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Vec<Row>> {
         engine: &place.engine,
         template: &template,
         shape: &shape,
+        port: place.ports(1)?,
         bare: &helper.0,
     };
     let ways = ["bare", "docker", "compose"].map(|it| place.way(it));

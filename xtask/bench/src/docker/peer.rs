@@ -3,9 +3,9 @@
 use grid_testbed::Api;
 use serde_json::Value;
 
+use super::bare::Bare;
 use super::container::{Made, Shape, Template};
 use super::proxy::Proxy;
-use super::{PEER_PORT, bare::Bare};
 use crate::Result;
 use crate::program::now;
 use crate::report::{Row, Unit};
@@ -31,6 +31,8 @@ pub(super) struct Ground<'a> {
     pub(super) template: &'a Template,
     /// What a node's container is to the engine.
     pub(super) shape: &'a Shape,
+    /// Where one container at a time is published.
+    pub(super) port: u16,
     /// Deletes what was measured.
     pub(super) bare: &'a Bare,
 }
@@ -58,7 +60,7 @@ pub(super) fn subject<'a>(
         round += 1;
         let made = ground
             .template
-            .make(&format!("{name}-{round}"), PEER_PORT)?;
+            .make(&format!("{name}-{round}"), ground.port)?;
         let prepared = peer.prepare(&made)?;
         let asked = now();
         peer.start(&made, &prepared)?;

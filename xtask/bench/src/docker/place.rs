@@ -1,5 +1,6 @@
 //! An engine with an adapter, and everything of both gone behind it.
 
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -15,7 +16,7 @@ use super::bare::Bare;
 use super::container::{Made, Shape, Template};
 use super::peer::{has_ended, is_running, look};
 use super::proxy::Proxy;
-use super::{ENGINE, PEER_PORT};
+use super::{ENGINE, PEER_PORTS};
 use crate::Result;
 use crate::bench::Bench;
 use crate::cleared::CONCURRENT;
@@ -63,7 +64,7 @@ impl Place {
             host: Some(proxy.host()),
             images: Allow::Any,
             pull: Pull::Never,
-            port_range: (PEER_PORT - 1000, PEER_PORT - 1),
+            port_range: (PEER_PORTS.start - 1000, PEER_PORTS.start - 1),
             log_max_bytes: log.unwrap_or(usual.log_max_bytes),
             ..usual
         };
@@ -93,6 +94,16 @@ impl Place {
     /// Another client's way to the engine.
     pub(super) fn way(&self, name: &str) -> Result<Proxy> {
         Proxy::start(self.dir.path(), name, &self.socket)
+    }
+
+    /// So many ports in a row that nobody has, for peers: the first one.
+    pub(super) fn ports(&self, count: u16) -> Result<u16> {
+        let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+        // Another bench on this host begins elsewhere.
+        let begin = PEER_PORTS.start + u16::try_from(std::process::id() % 2000)?;
+        let mut found = (begin..PEER_PORTS.end).chain(PEER_PORTS);
+        let found = found.find(|it| (*it..it.saturating_add(count)).all(|it| is_free(&it)));
+        Ok(found.ok_or("no ports are free")?)
     }
 
     pub(super) fn dir(&self) -> &Path {
