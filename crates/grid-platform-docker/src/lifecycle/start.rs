@@ -22,6 +22,11 @@ use crate::{
     volumes,
 };
 
+/// How often a policy is changed of a container that ends each time at that moment.
+const POLICY_TRIES: usize = 3;
+/// How long the engine may take to know that a program has ended.
+const END_LIMIT: Duration = Duration::from_secs(1);
+
 /// Whether an end of the first run is the waiting call's business: then the container has no policy until it is ready.
 pub(crate) fn has_trial(inner: &Inner, config: &SpawnConfig) -> bool {
     inner.facts.updates && config.ready != ReadyMode::Started && Policy::of(config) != Policy::NONE
@@ -160,19 +165,26 @@ pub(crate) async fn set_policy(inner: &Arc<Inner>, node: &Node, policy: &Policy)
     if node.now().observed.policy == *policy {
         return Ok(());
     }
-    let body = ContainerUpdateBody {
-        restart_policy: Some(policy.to_engine()),
-        ..ContainerUpdateBody::default()
-    };
-    let asked = inner.engine.docker.update_container(&node.container, body);
-    match inner.engine.ask(WORK, asked).await {
-        Ok(_) => {}
-        // It is gone, which the next look tells.
-        Err(fault) if fault.status() == Some(404) => return Ok(()),
-        Err(fault) => {
+    let mut left = POLICY_TRIES;
+    loop {
+        let body = ContainerUpdateBody {
+            restart_policy: Some(policy.to_engine()),
+            ..ContainerUpdateBody::default()
+        };
+        let asked = inner.engine.docker.update_container(&node.container, body);
+        let fault = match inner.engine.ask(WORK, asked).await {
+            Ok(_) => break,
+            // It is gone, which the next look tells.
+            Err(fault) if fault.status() == Some(404) => return Ok(()),
+            Err(fault) => fault,
+        };
+        left -= 1;
+        if left == 0 || !translate::is_ended_meanwhile(&fault.to_string()) {
             let what = format!("change the restart policy of the node `{}`", node.id);
             return Err(fault.into_error(what));
         }
+        // Nothing was changed; in a moment the engine knows that it ended.
+        ends_within(inner, node, END_LIMIT).await;
     }
     let policy = policy.clone();
     inner.registry.update(node, |it| {

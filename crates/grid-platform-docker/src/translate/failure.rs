@@ -39,6 +39,13 @@ pub(crate) fn is_port_taken(words: &str) -> bool {
         .any(|it| words.contains(it))
 }
 
+/// Whether the engine's words say that a container ended while it was being changed, which the engine did not know yet.
+pub(crate) fn is_ended_meanwhile(words: &str) -> bool {
+    ["container not running", "is not running", "No such process"]
+        .iter()
+        .any(|it| words.contains(it))
+}
+
 /// The failure of a start that the engine refused in these words.
 pub(crate) fn start_failure(words: &str) -> Failure {
     let has = |part: &str| words.contains(part);
@@ -238,6 +245,11 @@ mod tests {
             assert!(is_port_taken(words));
         }
         assert!(!is_port_taken("no space left on device"));
+        let ended = "Cannot update container 2499b0: runc did not terminate successfully: exit status 1: container not running\n: unknown";
+        assert!(is_ended_meanwhile(ended));
+        assert!(!is_ended_meanwhile(
+            "Cannot update container 2499b0: no space left on device"
+        ));
     }
 
     #[test]
