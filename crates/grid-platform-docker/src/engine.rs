@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use bollard::{Docker, errors::Error as Client};
 use futures::{Stream, StreamExt};
-use grid_platform_api::{ErrorKind, Result};
+use grid_platform_api::{ErrorKind, Result, fault};
 
 use crate::{
     config::DockerConfig,
@@ -89,8 +89,17 @@ impl Engine {
         limit: Duration,
         call: impl Future<Output = Result<T, Client>>,
     ) -> Result<T, Fault> {
-        match tokio::time::timeout(limit, call).await {
-            Ok(answer) => answer.map_err(Fault::from),
+        let limit = fault::figure("docker-limit-ms")
+            .map(Duration::from_millis)
+            .map_or(limit, |it| it.min(limit));
+        let between = async {
+            fault::point("docker-call-before").map_err(Client::from)?;
+            let answer = call.await?;
+            fault::point("docker-call-after").map_err(Client::from)?;
+            Ok(answer)
+        };
+        match tokio::time::timeout(limit, between).await {
+            Ok(answer) => answer.map_err(|it: Client| Fault::from(it)),
             Err(_) => Err(Fault::Silent(limit)),
         }
     }

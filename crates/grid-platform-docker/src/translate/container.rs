@@ -9,7 +9,7 @@ use bollard::models::{
     ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, ResourcesUlimits,
     RestartPolicy, RestartPolicyNameEnum,
 };
-use grid_platform_api::{Digest, NodeUid, OwnerId, Place, RestartMode, SpawnConfig};
+use grid_platform_api::{Digest, NodeUid, OwnerId, Place, RestartMode, SpawnConfig, fault};
 
 use super::{DataPlace, Root, label};
 use crate::{config::DockerConfig, images::Image, logs, network};
@@ -158,7 +158,10 @@ fn host_config(
         port_bindings: Some(bindings.collect()),
         network_mode: settings.network.clone(),
         restart_policy: Some(policy.to_engine()),
-        log_config: Some(logs::keeping(settings.log_max_bytes, ground.log_drivers)),
+        log_config: Some(logs::keeping(
+            fault::figure("log-max-bytes").unwrap_or(settings.log_max_bytes),
+            ground.log_drivers,
+        )),
         cap_drop: Some(vec!["ALL".to_owned()]),
         cap_add: (!security.cap_add.is_empty()).then(|| security.cap_add.clone()),
         security_opt: (!security.allow_new_privileges)
