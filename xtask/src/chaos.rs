@@ -4,13 +4,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use grid_testbed::Kind;
+
 use crate::fail::{Fail, Result};
-use crate::sh;
+use crate::{engines, image, sh};
 
 /// The package of the harness: a program of its own, so that tests and checks need not compile it.
 const PACKAGE: &str = "grid-chaos";
-/// The platform that [`run_in_tests`] tries.
-pub(crate) const PLATFORM: &str = "process";
+/// The platforms that [`run_in_tests`] tries.
+pub(crate) const PLATFORMS: [&str; 1] = ["process"];
 /// The programs that are broken.
 const PROGRAMS: [&str; 3] = ["grid", "grid-master", "grid-agent"];
 /// The plan that `cargo xtask test` follows, so that one run of it is like the other.
@@ -30,7 +32,14 @@ pub(crate) struct Args {
 /// Runs `cargo xtask chaos`.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let release = args.release || args.args.iter().any(|it| it == "--full");
-    sh::run(build(release)?.args(&args.args))
+    sh::run(build(platform(&args.args), release)?.args(&args.args))
+}
+
+/// The platform that is named there.
+fn platform(args: &[String]) -> &str {
+    let behind = args.iter().skip_while(|it| *it != "--platform").nth(1);
+    let within = args.iter().find_map(|it| it.strip_prefix("--platform="));
+    within.or(behind.map(String::as_str)).unwrap_or("process")
 }
 
 /// Whether the workspace has the harness.
@@ -39,12 +48,26 @@ pub(crate) fn is_here() -> bool {
 }
 
 /// Runs the few faults that every change has to stand.
-pub(crate) fn run_in_tests() -> Result<()> {
-    sh::run(build(false)?.arg(format!("--seed={TEST_SEED}")))
+pub(crate) fn run_in_tests(platform: &str) -> Result<()> {
+    let mut command = build(platform, false)?;
+    sh::run(
+        command
+            .arg(format!("--platform={platform}"))
+            .arg(format!("--seed={TEST_SEED}")),
+    )
 }
 
 /// Builds everything; the command that runs the harness.
-fn build(release: bool) -> Result<Command> {
+fn build(platform: &str, release: bool) -> Result<Command> {
+    let static_program = match platform {
+        "docker" => {
+            engines::get(Kind::Docker).map_err(|why| {
+                Fail::new(format!("cannot have an engine of the run's own: {why}"))
+            })?;
+            Some(image::storage_server(!release)?)
+        }
+        _ => None,
+    };
     let profile = if release { "release" } else { "dev" };
     let packages = PROGRAMS.map(|name| if name == "grid" { "grid-cli" } else { name });
     let mut cargo = sh::cargo();
@@ -52,7 +75,8 @@ fn build(release: bool) -> Result<Command> {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    sh::run(cargo.args(["--bins", "--features", "grid-cli/fault-points"]))?;
+    let features = "grid-cli/fault-points,grid-agent/platform-docker";
+    sh::run(cargo.args(["--bins", "--features", features]))?;
     let built = sh::target_dir()?.join(if release { "release" } else { "debug" });
     let place = set_aside(&built)?;
     sh::run(sh::cargo().args([
@@ -65,6 +89,9 @@ fn build(release: bool) -> Result<Command> {
     ]))?;
     let mut command = Command::new(built.join(PACKAGE));
     command.arg("--programs").arg(place);
+    if let Some(program) = static_program {
+        command.arg("--static-program").arg(program);
+    }
     Ok(command)
 }
 
@@ -78,4 +105,21 @@ fn set_aside(built: &std::path::Path) -> Result<PathBuf> {
         fs::rename(built.join(name), place.join(name)).map_err(|e| broken(name, e))?;
     }
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_platform_is_the_one_that_is_named() {
+        let check = |args: &[&str], expect: &str| {
+            let args: Vec<String> = args.iter().map(|it| (*it).to_owned()).collect();
+            assert_eq!(platform(&args), expect, "{args:?}");
+        };
+        check(&[], "process");
+        check(&["--faults", "3"], "process");
+        check(&["--faults", "3", "--platform", "docker"], "docker");
+        check(&["--platform=docker", "--full"], "docker");
+    }
 }

@@ -19,6 +19,13 @@ pub(crate) fn up(kind: Kind) -> std::result::Result<(), String> {
         // That one is somebody else's to raise.
         return look(kind).map(drop);
     }
+    get(kind)?;
+    Engine::sweep_temporaries(kind);
+    Engine::of_checkout(kind).up(Options::default()).map(drop)
+}
+
+/// Gets the programs of an engine, so that one can be raised here; the reason why not.
+pub(crate) fn get(kind: Kind) -> std::result::Result<(), String> {
     grid_testbed::can_raise(kind)?;
     let missing: Vec<&str> = kind
         .needs()
@@ -30,8 +37,7 @@ pub(crate) fn up(kind: Kind) -> std::result::Result<(), String> {
         needs::install(&missing)
             .map_err(|why| format!("{} is missing, and {why}", missing.join(", ")))?;
     }
-    Engine::sweep_temporaries(kind);
-    Engine::of_checkout(kind).up(Options::default()).map(drop)
+    Ok(())
 }
 
 /// Whether the environment names an engine.

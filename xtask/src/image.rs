@@ -23,6 +23,14 @@ struct Part {
     features: &'static str,
 }
 
+// The server is a subcommand, of a command that needs to know no platform for it.
+const STORAGE: Part = Part {
+    name: "storage",
+    package: "grid-cli",
+    program: "grid",
+    features: "",
+};
+
 const PARTS: [Part; 3] = [
     Part {
         name: "agent",
@@ -36,13 +44,7 @@ const PARTS: [Part; 3] = [
         program: "grid-master",
         features: "",
     },
-    // The server is a subcommand, of a command that needs to know no platform for it.
-    Part {
-        name: "storage",
-        package: "grid-cli",
-        program: "grid",
-        features: "",
-    },
+    STORAGE,
 ];
 
 /// Runs `cargo xtask image`.
@@ -60,9 +62,19 @@ pub(crate) fn for_tests() -> Result<()> {
     make(&api, &Args { dev: true }).map(drop)
 }
 
+/// The storage server as it is in its image.
+pub(crate) fn storage_server(dev: bool) -> Result<PathBuf> {
+    STORAGE.build(&target()?, dev)
+}
+
+/// Statically linked programs have a place of their own: nothing that others build can be used for them.
+fn target() -> Result<PathBuf> {
+    Ok(sh::target_dir()?.join("image"))
+}
+
 /// Builds the programs and the images on the engine, and gives the images' names.
 pub(crate) fn make(api: &Api, args: &Args) -> Result<Vec<String>> {
-    let target = sh::target_dir()?.join("image");
+    let target = target()?;
     PARTS
         .iter()
         .map(|part| {

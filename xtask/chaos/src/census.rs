@@ -6,6 +6,7 @@ use std::iter;
 use std::sync::Arc;
 
 use grid_client::{Client, Desired, Node, NodeFilter, State};
+use grid_platform_api::{ErrorKind, NodeId};
 use grid_platform_testing::parse_boot;
 
 use crate::Result;
@@ -17,6 +18,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) place: &'a Place,
     pub(crate) ground: &'a dyn Ground,
     pub(crate) slots: &'a [Arc<Slot>],
+    /// Ids that others have, at which nodes are wished all the same.
+    pub(crate) taken: &'a [NodeId],
 }
 
 /// A node that is to run and is shown as failed.
@@ -34,6 +37,10 @@ pub(crate) struct Verdict {
     pub(crate) orphans: u64,
     /// What the platform has made outside of its own state.
     pub(crate) outside: u64,
+    /// Things of others that are as they were.
+    pub(crate) decoys: u64,
+    /// Ids of others at which a node was refused for that reason.
+    pub(crate) refused: Vec<NodeId>,
 }
 
 impl Judge<'_> {
@@ -54,6 +61,7 @@ impl Judge<'_> {
         let orphans = census.nodes.values().map(|it| it.orphans.len() as u64);
         verdict.orphans = orphans.sum();
         verdict.outside = records.outside;
+        verdict.decoys = records.decoys;
         let nobody = Living::default();
         for slot in self.slots {
             let wants = slot.model.lock().await.wants.clone();
@@ -80,6 +88,16 @@ impl Judge<'_> {
                     .into_iter()
                     .map(|it| format!("`{}` ({want:?}): {it}", slot.id)),
             );
+        }
+        for node in told.iter().filter(|it| self.taken.contains(&it.id)) {
+            if node.uid.is_some() || node.pid.is_some() || node.state == State::Running {
+                let words = format!("`{}` is somebody else's, and is shown as a node", node.id);
+                verdict.wrong.push(words);
+            }
+            let kind = node.error.as_ref().map(|it| it.kind);
+            if kind == Some(ErrorKind::OwnedByOther) {
+                verdict.refused.push(node.id.clone());
+            }
         }
         verdict
             .wrong
@@ -159,10 +177,10 @@ impl Judge<'_> {
                     });
                     if slot.kind == Kind::Probe {
                         let boot = self.last_boot(slot);
-                        demand(boot == Some((program.pid, program.start)), &|| {
+                        demand(boot == Some((program.inner, program.start)), &|| {
                             format!(
                                 "its last record of a boot is {boot:?}, and {} runs, started at {}",
-                                program.pid, program.start
+                                program.inner, program.start
                             )
                         });
                     }

@@ -73,11 +73,16 @@ impl Daemon {
 
     /// Kills it; the next start comes after `pause`. Whether there was something to kill.
     pub(crate) fn kill(&self, pause: Duration) -> bool {
+        self.end(Signal::KILL, pause)
+    }
+
+    /// Ends it by a signal; the next start comes after `pause`. Whether there was somebody to signal.
+    pub(crate) fn end(&self, signal: Signal, pause: Duration) -> bool {
         let mut state = locked(&self.state);
         let struck = state
             .running
             .as_ref()
-            .is_some_and(|(_, pidfd)| pidfd_send_signal(pidfd, Signal::KILL).is_ok());
+            .is_some_and(|(_, pidfd)| pidfd_send_signal(pidfd, signal).is_ok());
         if struck {
             state.pause = Some(pause);
         }

@@ -10,7 +10,7 @@ use grid_client::{
     Class, Client, Desired, Error as ClientError, Node, NodeSettings, SpawnRequest, State,
     UpdateRequest,
 };
-use grid_platform_api::{DataPolicy, NodeId, ReadyMode, RestartMode, RestartPolicy, StopPolicy};
+use grid_platform_api::{DataPolicy, NodeId, ReadyMode, RestartMode, StopPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
@@ -126,7 +126,6 @@ pub(crate) struct Slot {
     pub(crate) kind: Kind,
     /// Of storage nodes: always the same, so that what is written to it goes to no other.
     port: Option<u16>,
-    program: Option<String>,
     number: usize,
     /// Where its data is while it has any.
     pub(crate) data: PathBuf,
@@ -140,8 +139,6 @@ pub(crate) struct Make {
     pub(crate) kind: Kind,
     pub(crate) number: usize,
     pub(crate) port: Option<u16>,
-    /// The probe's place.
-    pub(crate) program: String,
     pub(crate) seed: u64,
     /// Where nodes have their data.
     pub(crate) data: PathBuf,
@@ -173,7 +170,6 @@ impl Slot {
             id,
             kind: make.kind,
             port: make.port,
-            program: (make.kind == Kind::Probe).then_some(make.program),
             model: Mutex::new(Model {
                 wants: vec![Want::Absent { kept: false }],
                 version: 0,
@@ -207,18 +203,10 @@ impl Slot {
     }
 
     fn settings(&self, version: u64) -> NodeSettings {
-        NodeSettings {
+        let mut settings = NodeSettings {
             port: self.port,
-            binary: self.program.clone(),
-            args: self.program.as_ref().map(|_| self.arguments()),
             env: Some(BTreeMap::from([(VERSION.to_owned(), version.to_string())])),
-            restart: Some(RestartPolicy {
-                mode: RestartMode::Always,
-                max_restarts: None,
-                initial_backoff: Duration::from_millis(50),
-                max_backoff: Duration::from_millis(500),
-                reset_after: Duration::from_secs(5),
-            }),
+            restart: Some(RestartMode::Always.into()),
             stop: Some(StopPolicy {
                 grace: Duration::from_secs(3),
                 ..StopPolicy::default()
@@ -227,7 +215,10 @@ impl Slot {
                 for_: Duration::from_millis(100),
             }),
             ..NodeSettings::default()
-        }
+        };
+        let probe = (self.kind == Kind::Probe).then(|| self.arguments());
+        self.ground.dress(probe, &mut settings);
+        settings
     }
 
     async fn ask(&self, client: &Client, operation: Operation, version: u64, key: &str) -> Answer {

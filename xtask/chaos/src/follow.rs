@@ -8,11 +8,14 @@ use grid_platform_api::{ErrorKind, NodeId};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
 
-use crate::platform::Ground;
+use crate::opaque;
+use crate::platform::{Ground, Positions};
 use crate::report::Logs;
 
 /// How soon a log that broke off is asked for again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How much is kept of what was read, where that is compared from its end on: far more than is kept of a log.
+const READ_KEPT: usize = 4 << 20;
 
 /// How long bytes that were given up may still lie in the file: a platform makes it durable first that they are, and
 /// gives them back then.
@@ -35,7 +38,15 @@ impl Read {
 
     /// What differs between what was read and the log as it lies on the disk, as far as it is kept. `Ok(None)`: nothing,
     /// but not all up to `goal` has been read yet; otherwise how many bytes are the same.
-    pub(crate) fn compare(&self, log: &[u8], goal: usize) -> Result<Option<u64>, String> {
+    pub(crate) fn compare(
+        &self,
+        log: &[u8],
+        goal: usize,
+        positions: Positions,
+    ) -> Result<Option<u64>, String> {
+        if positions == Positions::Opaque {
+            return Ok(opaque::compare(&self.bytes, log, goal));
+        }
         let from = usize::try_from(self.from).unwrap_or(usize::MAX);
         let expect = log.get(from..).ok_or("more was read than there is")?;
         let common = expect.len().min(self.bytes.len());
@@ -98,10 +109,24 @@ pub(crate) struct State {
     counted: Option<(u64, u64)>,
     /// The incarnation whose log was said to be over, and how.
     ended: (String, String),
-    /// An incarnation of which nothing before the offset was read, by a gap that was told or from the start.
-    begun: Option<(String, u64)>,
+    /// An incarnation of which nothing was read before that, by a gap that was told or from the start.
+    begun: Option<(String, Beginning)>,
+    positions: Positions,
+    /// The last position, where positions are opaque.
+    last: String,
+    /// What keeps logs may have lost lines.
+    pub(crate) excused: bool,
     pub(crate) counts: Logs,
     pub(crate) wrong: Vec<String>,
+}
+
+/// Where what was read begins.
+#[derive(Debug)]
+enum Beginning {
+    /// At this offset.
+    At(u64),
+    /// With this line.
+    With(Vec<u8>),
 }
 
 /// Somebody who follows a node's log, over whatever happens to link, master, agent and node.
@@ -115,8 +140,11 @@ impl Follower {
     pub(crate) fn new(id: NodeId, ground: Arc<dyn Ground>) -> Self {
         Self {
             id,
+            state: Mutex::new(State {
+                positions: ground.positions(),
+                ..State::default()
+            }),
             ground,
-            state: Mutex::default(),
         }
     }
 
@@ -144,36 +172,50 @@ impl Follower {
 
     /// What was left out must be gone: looked at now, as more of the log goes with time.
     async fn look_at_beginning(&self, state: &mut State) -> Result<(), String> {
-        let Some((uid, to)) = state.begun.take() else {
+        let Some((uid, begin)) = state.begun.take() else {
             return Ok(());
         };
         let until = Instant::now() + GIVEN_BACK;
         loop {
-            let Some(first) = self.first_kept(&uid) else {
+            match self.still_there(&uid, &begin) {
                 // Its node went meanwhile, and the log with it.
-                return Ok(());
-            };
-            if to <= first {
-                state.counts.beginnings += 1;
-                return Ok(());
+                None => return Ok(()),
+                Some(Ok(())) => {
+                    state.counts.beginnings += 1;
+                    return Ok(());
+                }
+                Some(Err(words)) if Instant::now() >= until => return Err(words),
+                Some(Err(_)) => sleep(Duration::from_millis(5)).await,
             }
-            if Instant::now() >= until {
-                return Err(format!(
-                    "it is told from {to} on, and the lines from {first} on are there"
-                ));
-            }
-            sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Where the first whole line begins that is kept of the log of that incarnation.
-    fn first_kept(&self, uid: &str) -> Option<u64> {
+    /// What of that incarnation's log is there though it was left out; `None` when the log is gone.
+    fn still_there(&self, uid: &str, begin: &Beginning) -> Option<Result<(), String>> {
         let is_its = || {
             let records = self.ground.records();
             records.is_ok_and(|it| it.nodes.get(self.id.as_str()).is_some_and(|it| it == uid))
         };
         let log = is_its().then(|| self.ground.log(&self.id))?.ok()?;
-        is_its().then(|| first_line(&log) as u64)
+        if !is_its() {
+            return None;
+        }
+        let wrong = match begin {
+            Beginning::At(to) => {
+                let first = first_line(&log) as u64;
+                (*to > first).then(|| {
+                    format!("it is told from {to} on, and the lines from {first} on are there")
+                })
+            }
+            Beginning::With(line) => opaque::before(&log, line).map(|left_out| {
+                format!(
+                    "it is told from `{}` on, and `{}` before it is there",
+                    String::from_utf8_lossy(line).escape_debug(),
+                    String::from_utf8_lossy(left_out).escape_debug()
+                )
+            }),
+        };
+        Some(wrong.map_or(Ok(()), Err))
     }
 
     async fn read(&self, client: &Client, cursor: &mut String) -> Over {
@@ -195,6 +237,7 @@ impl Follower {
                 Ok(Some(LogRecord::Error { error })) => return over(&error.into()),
                 Ok(Some(record)) => {
                     let mut state = self.state.lock().await;
+                    state.excused = self.ground.loses_lines();
                     let taken = match state.take(&record) {
                         Ok(behind) => self.look_at_beginning(&mut state).await.map(|()| behind),
                         Err(words) => Err(words),
@@ -231,8 +274,9 @@ impl State {
             LogRecord::Line {
                 cursor, partial, ..
             } => {
-                let (uid, behind) =
-                    position(cursor).ok_or_else(|| format!("the cursor `{cursor}` is none"))?;
+                let (uid, behind) = self
+                    .position(cursor)
+                    .ok_or_else(|| format!("the cursor `{cursor}` is none"))?;
                 let mut bytes = record.bytes().ok_or("a line has no bytes")?;
                 if !partial {
                     bytes.push(b'\n');
@@ -242,39 +286,56 @@ impl State {
                     let how = &self.ended.1;
                     return Err(format!("it was said to be over, and goes on: {how}"));
                 }
-                if uid != self.read.uid {
+                let is_new = uid != self.read.uid;
+                if is_new {
                     self.read = Read {
                         uid: uid.to_owned(),
                         ..Read::default()
                     };
                     self.counted = None;
-                    // Who begins with the oldest begins where the log does by then.
-                    let begin = behind.saturating_sub(bytes.len() as u64);
-                    if begin > 0 {
-                        self.read.from = begin;
-                        self.begun = Some((uid.to_owned(), begin));
+                }
+                match behind {
+                    Some(behind) => self.check_offset(behind, &bytes, is_new)?,
+                    None if self.read.bytes.is_empty() && !partial => {
+                        let begin = Beginning::With(bytes.clone());
+                        self.begun = Some((self.read.uid.clone(), begin));
                     }
+                    None => {}
                 }
-                let expect = self.read.end() + bytes.len() as u64;
-                if behind != expect {
-                    let text = String::from_utf8_lossy(&bytes).into_owned();
-                    let what = if behind > expect { "lost" } else { "doubled" };
-                    return Err(format!(
-                        "lines were {what}: `{text:?}` ends at {behind}, and {expect} was expected"
-                    ));
-                }
+                self.last = strip(cursor).unwrap_or_default().to_owned();
                 let now = counted(&bytes);
                 if let (Some((boot, number)), Some((same, last))) = (now, self.counted)
                     && boot == same
                 {
-                    if number != last + 1 {
+                    if number == last + 1 {
+                        self.counts.in_order += 1;
+                    } else if number > last && self.excused {
+                        self.counts.never_kept += number - last - 1;
+                    } else {
                         return Err(format!("count {boot} {number} follows {boot} {last}"));
                     }
-                    self.counts.in_order += 1;
                 }
                 self.counted = now.or(self.counted);
                 self.read.bytes.append(&mut bytes);
+                if behind.is_none() && self.read.bytes.len() > READ_KEPT {
+                    self.read.bytes.drain(..READ_KEPT / 2);
+                }
                 Ok(cursor.clone())
+            }
+            LogRecord::Gap { from, to, .. } if self.positions == Positions::Opaque => {
+                let uid =
+                    opaque::uid_of(to).ok_or_else(|| format!("the position `{to}` is none"))?;
+                if *from != self.last || uid != self.read.uid {
+                    return Err(format!(
+                        "a gap from `{from}` to `{to}` follows `{}`",
+                        self.last
+                    ));
+                }
+                self.counts.gaps += 1;
+                self.counted = None;
+                self.read.bytes.clear();
+                to.clone_into(&mut self.last);
+                Ok(format!("after:{to}"))
             }
             LogRecord::Gap { from, to, .. } => {
                 let place = |text: &str| {
@@ -288,7 +349,7 @@ impl State {
                     return Err(format!("a gap from `{from}` to `{to}` follows {read:?}"));
                 }
                 self.counts.gaps += 1;
-                self.begun = Some((uid.clone(), end));
+                self.begun = Some((uid.clone(), Beginning::At(end)));
                 self.counted = None;
                 self.read = Read {
                     uid,
@@ -300,12 +361,43 @@ impl State {
             LogRecord::Error { .. } => Err("an error is no line".to_owned()),
         }
     }
+
+    /// The incarnation of a cursor, and its offset where positions say it.
+    fn position<'a>(&self, cursor: &'a str) -> Option<(&'a str, Option<u64>)> {
+        let position = strip(cursor)?;
+        match self.positions {
+            Positions::Offsets => {
+                let (uid, offset) = position.rsplit_once(':')?;
+                Some((uid, Some(offset.parse().ok()?)))
+            }
+            Positions::Opaque => Some((opaque::uid_of(position)?, None)),
+        }
+    }
+
+    /// A line that ends behind this offset has to follow what was read.
+    fn check_offset(&mut self, behind: u64, bytes: &[u8], is_new: bool) -> Result<(), String> {
+        if is_new {
+            // Who begins with the oldest begins where the log does by then.
+            let begin = behind.saturating_sub(bytes.len() as u64);
+            if begin > 0 {
+                self.read.from = begin;
+                self.begun = Some((self.read.uid.clone(), Beginning::At(begin)));
+            }
+        }
+        let expect = self.read.end() + bytes.len() as u64;
+        if behind == expect {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(bytes).into_owned();
+        let what = if behind > expect { "lost" } else { "doubled" };
+        Err(format!(
+            "lines were {what}: `{text:?}` ends at {behind}, and {expect} was expected"
+        ))
+    }
 }
 
-/// The incarnation and the offset of a cursor.
-fn position(cursor: &str) -> Option<(&str, u64)> {
-    let (uid, offset) = cursor.strip_prefix("after:")?.rsplit_once(':')?;
-    Some((uid, offset.parse().ok()?))
+fn strip(cursor: &str) -> Option<&str> {
+    cursor.strip_prefix("after:")
 }
 
 #[cfg(test)]
@@ -393,6 +485,44 @@ mod tests {
     }
 
     #[test]
+    fn positions_may_say_nothing_but_whose_they_are() {
+        let read = |records: &[LogRecord], excused: bool| {
+            let mut state = State {
+                positions: Positions::Opaque,
+                excused,
+                ..State::default()
+            };
+            let taken = records.iter().try_for_each(|it| state.take(it).map(drop));
+            taken.map(|()| state)
+        };
+        let (one, two) = (
+            line("after:u:x:1", "count 1 1", false),
+            line("after:u:x:2", "count 1 2", false),
+        );
+        let state = read(&[one.clone(), two.clone()], false).unwrap();
+        assert_eq!(state.read.bytes, b"count 1 1\ncount 1 2\n");
+        assert!(matches!(&state.begun, Some((uid, Beginning::With(_))) if uid == "u"));
+        assert!(read(&[two.clone(), one.clone()], true).is_err());
+        assert!(read(&[one.clone(), one.clone()], true).is_err());
+        let three = line("after:u:x:3", "count 1 3", false);
+        assert!(read(&[one.clone(), three.clone()], false).is_err());
+        let state = read(&[one.clone(), three.clone()], true).unwrap();
+        assert_eq!(state.counts.never_kept, 1);
+        let gap = |from: &str| LogRecord::Gap {
+            from: from.into(),
+            to: "u:x:3:0".into(),
+            reason: "rotation".into(),
+        };
+        let state = read(&[one.clone(), gap("u:x:1"), three], false).unwrap();
+        assert_eq!(
+            (state.read.bytes, state.counts.gaps),
+            (b"count 1 3\n".to_vec(), 1)
+        );
+        assert!(read(&[one, gap("u:x:0")], false).is_err());
+        assert!(read(&[gap("u:x:1")], false).is_err());
+    }
+
+    #[test]
     fn what_is_kept_of_a_log_begins_behind_its_zeros() {
         let check = |log: &[u8], kept: usize, line: usize| {
             assert_eq!((kept_from(log), first_line(log)), (kept, line), "{log:?}");
@@ -413,8 +543,12 @@ mod tests {
                 ..Read::default()
             };
             assert_eq!(
-                read.compare(log.as_bytes(), whole_lines(log.as_bytes()))
-                    .map_err(drop),
+                read.compare(
+                    log.as_bytes(),
+                    whole_lines(log.as_bytes()),
+                    Positions::Offsets
+                )
+                .map_err(drop),
                 expect,
                 "{from} {bytes:?} {log:?}"
             );

@@ -6,7 +6,6 @@ use std::io;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::process::{Child, Command};
@@ -37,7 +36,6 @@ pub(crate) struct Injector {
     pub(crate) master: Daemon,
     pub(crate) link: Arc<Proxy>,
     pub(crate) disk: Option<Arc<Disk>>,
-    disk_is_full: Arc<AtomicBool>,
     /// Where fault points are armed.
     points: PathBuf,
     armed: Vec<(&'static str, Order)>,
@@ -59,7 +57,6 @@ impl Injector {
             master,
             link,
             disk,
-            disk_is_full: Arc::default(),
             points,
             armed: Vec::new(),
             met: Counts::new(),
@@ -76,9 +73,12 @@ impl Injector {
             Kind::KillShim => self.kill(fault.pick, true, false)?.is_some(),
             Kind::KillNode => self.kill(fault.pick, false, true)?.is_some(),
             Kind::KillShimAndNode => self.kill(fault.pick, true, true)?.is_some(),
-            Kind::CutLink => self.link(Mode::Cut, lasts),
-            Kind::StallLink => self.link(Mode::Stall, lasts),
-            Kind::FillDisk => self.fill(lasts)?,
+            Kind::CutLink => self.link.disturb(Mode::Cut, lasts),
+            Kind::StallLink => self.link.disturb(Mode::Stall, lasts),
+            Kind::FillDisk => match &self.disk {
+                Some(disk) => disk.fill_for(lasts)?,
+                None => false,
+            },
             Kind::RecyclePid => self.recycle(fault.pick).await?,
             Kind::Point => {
                 if let Some((name, order)) = fault.point {
@@ -86,6 +86,7 @@ impl Injector {
                 }
                 false
             }
+            _ => self.ground.strike(fault).await?,
         })
     }
 
@@ -105,36 +106,6 @@ impl Injector {
         // The program first: it would follow its supervisor by itself.
         let struck = (!program || node.kill()) & (!supervisor || shim.kill());
         Ok(struck.then_some([shim.pid, node.pid]))
-    }
-
-    fn link(&self, mode: Mode, lasts: Duration) -> bool {
-        let struck = self.link.set(mode);
-        if struck {
-            let link = Arc::clone(&self.link);
-            tokio::spawn(async move {
-                sleep(lasts).await;
-                link.set(Mode::Pass);
-            });
-        }
-        struck
-    }
-
-    fn fill(&self, lasts: Duration) -> Result<bool> {
-        let Some(disk) = &self.disk else {
-            return Ok(false);
-        };
-        if self.disk_is_full.swap(true, Ordering::SeqCst) {
-            return Ok(false);
-        }
-        disk.fill()?;
-        let (disk, full) = (Arc::clone(disk), Arc::clone(&self.disk_is_full));
-        tokio::spawn(async move {
-            sleep(lasts).await;
-            // A disk that stays full is seen by the census.
-            let _ = disk.free();
-            full.store(false, Ordering::SeqCst);
-        });
-        Ok(true)
     }
 
     fn arm(&mut self, name: &'static str, order: Order) -> io::Result<()> {
@@ -181,15 +152,14 @@ impl Injector {
     pub(crate) async fn calm(&mut self) -> Result<()> {
         self.link.set(Mode::Pass);
         self.agent.hold(false);
-        // Its own end is near: what fills the disk gives it back.
-        while self.disk_is_full.load(Ordering::SeqCst) {
-            sleep(Duration::from_millis(20)).await;
+        if let Some(disk) = &self.disk {
+            disk.has_room().await;
         }
         for (name, _) in std::mem::take(&mut self.armed) {
             // One that was met at the last moment is not counted.
             let _ = fs::remove_file(self.points.join("fault-points-armed").join(name));
         }
-        Ok(())
+        self.ground.calm().await
     }
 
     /// Kills a supervisor and its program, mostly with the agent dead, and has a stranger take over one's number.

@@ -11,6 +11,7 @@ mod fleet;
 mod follow;
 mod inject;
 mod objects;
+mod opaque;
 mod place;
 mod plan;
 mod platform;
@@ -36,6 +37,9 @@ const FEW: u64 = 30;
 const SHOWN: usize = 40;
 /// How many a full one has.
 const FULL: u64 = 5_000;
+/// As [`FEW`] and [`FULL`], where each takes a container engine a while.
+const FEW_OF_AN_ENGINE: u64 = 20;
+const FULL_OF_AN_ENGINE: u64 = 300;
 
 /// Breaks a grid at seeded random instants, and takes a census of what is left.
 #[derive(Debug, Clone, Parser)]
@@ -44,16 +48,16 @@ pub(crate) struct Args {
     /// The platform that nodes run on.
     #[arg(long, value_name = "NAME", default_value = "process", value_parser = clap::builder::PossibleValuesParser::new(platform::NAMES))]
     platform: String,
-    /// How many nodes there are at most; half of them storage servers, half of them probes.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=80))]
-    nodes: u16,
-    /// How many faults are delivered [default: 30].
+    /// How many nodes there are at most; half of them storage servers, half of them probes [default: 20, or 8 of an engine].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=80))]
+    nodes: Option<u16>,
+    /// How many faults are delivered [default: 30, or 20 of an engine].
     #[arg(long, conflicts_with = "full")]
     faults: Option<u64>,
     /// What the plan of faults is drawn from; left out, another one each time.
     #[arg(long)]
     seed: Option<u64>,
-    /// As a release is tried: 5000 faults, and every fault point must have been met.
+    /// As a release is tried: 5000 faults, or 300 of an engine, and every fault point must have been met.
     #[arg(long)]
     full: bool,
     /// How the figures are told: a table or JSON.
@@ -62,6 +66,9 @@ pub(crate) struct Args {
     /// Where `grid`, `grid-master` and `grid-agent` lie, built with the feature `fault-points`.
     #[arg(long, value_name = "DIR")]
     programs: PathBuf,
+    /// Of platforms that run images: `grid`, linked statically.
+    #[arg(long, value_name = "FILE")]
+    static_program: Option<PathBuf>,
     /// What this process is of the run: given by the run itself.
     #[arg(long, hide = true, value_enum, default_value_t = Stage::Begin)]
     stage: Stage,
@@ -91,7 +98,16 @@ enum Stage {
 
 impl Args {
     fn faults(&self) -> u64 {
-        self.faults.unwrap_or(if self.full { FULL } else { FEW })
+        let (few, full) = match platform::has_own_network(&self.platform) {
+            true => (FEW_OF_AN_ENGINE, FULL_OF_AN_ENGINE),
+            false => (FEW, FULL),
+        };
+        self.faults.unwrap_or(if self.full { full } else { few })
+    }
+
+    fn nodes(&self) -> u16 {
+        let few = platform::has_own_network(&self.platform);
+        self.nodes.unwrap_or(if few { 8 } else { 20 })
     }
 
     fn seed(&self) -> u64 {
@@ -111,7 +127,7 @@ impl Args {
         format!(
             "cargo xtask chaos --platform {} --nodes {} {many} --seed {}",
             self.platform,
-            self.nodes,
+            self.nodes(),
             self.seed()
         )
     }
@@ -121,7 +137,7 @@ impl Args {
         let mut args = vec![
             format!("--stage={stage}"),
             format!("--platform={}", self.platform),
-            format!("--nodes={}", self.nodes),
+            format!("--nodes={}", self.nodes()),
             format!("--seed={}", self.seed()),
             format!("--programs={}", self.programs.display()),
             format!(
@@ -136,6 +152,9 @@ impl Args {
         match self.full {
             true => args.push("--full".to_owned()),
             false => args.push(format!("--faults={}", self.faults())),
+        }
+        if let Some(program) = &self.static_program {
+            args.push(format!("--static-program={}", program.display()));
         }
         if own_namespaces {
             args.push("--own-namespaces".to_owned());
@@ -163,11 +182,22 @@ fn main() -> ExitCode {
 fn begin(mut args: Args) -> Result<ExitCode> {
     args.seed.get_or_insert_with(|| fastrand::u64(..1 << 32));
     args.programs = std::path::absolute(&args.programs)?;
+    if let Some(program) = &mut args.static_program {
+        *program = std::path::absolute(&program)?;
+    }
     eprintln!("seed {}: {}", args.seed(), args.again());
     let root = rustix::process::geteuid().is_root();
     let dir = tempfile::Builder::new().prefix("grid-chaos-").tempdir()?;
     let shown = dir.path().display().to_string();
-    let ended = place::enter(root, &args.next("bury", &shown, free_ports()?, root))?;
+    let network = platform::has_own_network(&args.platform);
+    if network && !root {
+        return Err("only root can have a container engine of the run's own".into());
+    }
+    let next = args.next("bury", &shown, free_ports()?, root);
+    let ended = place::enter(root, network, &next)?;
+    if network {
+        place::sweep_cgroups(dir.path());
+    }
     if ended != ExitCode::SUCCESS {
         // What led there is kept.
         let kept = dir.keep();

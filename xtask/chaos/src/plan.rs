@@ -63,7 +63,9 @@ pub(crate) const COMMON_POINTS: &[Point] = &[
     },
 ];
 
-/// A kind of fault, as it is drawn and counted.
+/// A kind of fault, as it is drawn and counted. A platform names those that it has, in [`Ground::kinds`].
+///
+/// [`Ground::kinds`]: crate::platform::Ground::kinds
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Kind {
     KillAgent,
@@ -76,28 +78,18 @@ pub(crate) enum Kind {
     FillDisk,
     Point,
     RecyclePid,
+    KillEngine,
+    RestartEngine,
+    CutSocket,
+    StallSocket,
+    FillEngine,
+    RemoveContainer,
+    StopContainer,
+    PauseContainer,
+    RenameContainer,
 }
 
 impl Kind {
-    /// Every kind, and how often it is drawn beside the others.
-    const WEIGHTS: [(Self, usize); 10] = [
-        (Self::KillAgent, 7),
-        (Self::KillMaster, 5),
-        (Self::KillShim, 6),
-        (Self::KillNode, 6),
-        (Self::KillShimAndNode, 3),
-        (Self::CutLink, 4),
-        (Self::StallLink, 3),
-        (Self::FillDisk, 3),
-        (Self::Point, 16),
-        (Self::RecyclePid, 3),
-    ];
-
-    #[cfg(test)]
-    fn all() -> impl Iterator<Item = Self> {
-        Self::WEIGHTS.iter().map(|(kind, _)| *kind)
-    }
-
     /// Whether it takes a namespace of our own.
     pub(crate) fn needs_root(self) -> bool {
         matches!(self, Self::FillDisk | Self::RecyclePid)
@@ -117,9 +109,21 @@ impl fmt::Display for Kind {
             Self::FillDisk => "fill disk",
             Self::Point => "fault point",
             Self::RecyclePid => "recycle pid",
+            Self::KillEngine => "kill engine",
+            Self::RestartEngine => "restart engine",
+            Self::CutSocket => "cut the engine's socket",
+            Self::StallSocket => "stall the engine's socket",
+            Self::FillEngine => "fill the engine's disk",
+            Self::RemoveContainer => "remove container",
+            Self::StopContainer => "stop container",
+            Self::PauseContainer => "pause container",
+            Self::RenameContainer => "rename container",
         })
     }
 }
+
+/// A kind of fault, and how often it is drawn beside the others.
+pub(crate) type Weight = (Kind, usize);
 
 /// One fault of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,21 +142,18 @@ pub(crate) struct Fault {
 /// The plan: an endless series of faults.
 pub(crate) struct Plan {
     rng: Rng,
-    kinds: Vec<(Kind, usize)>,
+    kinds: Vec<Weight>,
     points: Vec<Point>,
     deck: Vec<Kind>,
     orders: Vec<(&'static str, Order)>,
 }
 
 impl Plan {
-    /// The plan of a seed. `root`: with the kinds that need it.
-    pub(crate) fn new(seed: u64, root: bool, points: &[Point]) -> Self {
-        let kinds = Kind::WEIGHTS.into_iter();
+    /// The plan of a seed, of these kinds and points.
+    pub(crate) fn new(seed: u64, kinds: Vec<Weight>, points: &[Point]) -> Self {
         let mut plan = Self {
             rng: Rng::with_seed(seed),
-            kinds: kinds
-                .filter(|(kind, _)| root || !kind.needs_root())
-                .collect(),
+            kinds,
             points: points.to_vec(),
             deck: Vec::new(),
             orders: Vec::new(),
@@ -198,9 +199,9 @@ impl Iterator for Plan {
         let kind = self.kind();
         let lasts_ms = match kind {
             // Some stalls outlast the time after which each side gives the other up.
-            Kind::StallLink => self.rng.u64(200..4500),
-            Kind::CutLink => self.rng.u64(0..2000),
-            Kind::FillDisk => self.rng.u64(200..1500),
+            Kind::StallLink | Kind::StallSocket => self.rng.u64(200..4500),
+            Kind::CutLink | Kind::CutSocket | Kind::PauseContainer => self.rng.u64(0..2000),
+            Kind::FillDisk | Kind::FillEngine => self.rng.u64(200..1500),
             _ => self.rng.u64(0..400),
         };
         Some(Fault {
@@ -223,10 +224,12 @@ mod tests {
 
     use super::*;
 
+    const KINDS: [Weight; 3] = [(Kind::KillAgent, 5), (Kind::FillDisk, 1), (Kind::Point, 8)];
+
     #[test]
     fn a_seed_is_a_plan() {
         let plan = |seed| {
-            Plan::new(seed, true, COMMON_POINTS)
+            Plan::new(seed, KINDS.to_vec(), COMMON_POINTS)
                 .take(500)
                 .collect::<Vec<_>>()
         };
@@ -236,16 +239,16 @@ mod tests {
 
     #[test]
     fn every_kind_comes_among_the_first_and_every_order_in_its_turn() {
-        let plan: Vec<_> = Plan::new(1, true, COMMON_POINTS).take(2000).collect();
-        let first: BTreeSet<_> = plan.iter().take(10).map(|it| it.kind).collect();
-        assert_eq!(first, Kind::all().collect());
+        let plan: Vec<_> = Plan::new(1, KINDS.to_vec(), COMMON_POINTS)
+            .take(2000)
+            .collect();
+        let first: BTreeSet<_> = plan.iter().take(KINDS.len()).map(|it| it.kind).collect();
+        assert_eq!(first, KINDS.iter().map(|it| it.0).collect());
         let met: BTreeSet<_> = plan.iter().filter_map(|it| it.point).collect();
         let every = COMMON_POINTS
             .iter()
             .map(|it| it.orders.len())
             .sum::<usize>();
         assert_eq!(met.len(), every);
-        let plain: Vec<_> = Plan::new(1, false, COMMON_POINTS).take(500).collect();
-        assert!(plain.iter().all(|it| !it.kind.needs_root()));
     }
 }

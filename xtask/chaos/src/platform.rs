@@ -1,19 +1,26 @@
 //! What differs from platform to platform: where the fault points are, who can be killed, and how a census is taken.
 //! A platform is a [`Ground`] and a line in [`NAMES`] and [`open`].
 
+mod docker;
 mod process;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use grid_platform_api::NodeId;
+use futures::future::BoxFuture;
+use grid_client::NodeSettings;
+use grid_platform_api::{NodeId, checked};
 
-use crate::plan::Point;
+use crate::plan::{Fault, Point, Weight};
 use crate::proc::Process;
+use crate::report::Counts;
+use crate::{Args, Result};
 
 /// The platforms that can be tried.
-pub(crate) const NAMES: [&str; 1] = ["process"];
+pub(crate) const NAMES: [&str; 2] = ["process", "docker"];
 
 /// Where a run has its things.
 #[derive(Clone, Debug)]
@@ -82,30 +89,134 @@ pub(crate) struct Records {
     pub(crate) left: Vec<String>,
     /// Of what the platform makes outside of its own state, so many things were looked at.
     pub(crate) outside: u64,
+    /// Things of others, which the platform has to leave alone, that were looked at.
+    pub(crate) decoys: u64,
+}
+
+/// What a position in a log says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Positions {
+    /// The incarnation, and how many bytes its log had up to there.
+    #[default]
+    Offsets,
+    /// The incarnation, and what only its platform can read.
+    Opaque,
 }
 
 /// Where nodes run.
 pub(crate) trait Ground: Send + Sync {
+    /// What is done here.
+    fn kinds(&self) -> Vec<Weight>;
+
     /// The fault points in the platform's adapter.
     fn points(&self) -> Vec<Point>;
+
+    /// What of the agent's settings is the platform's, as TOML.
+    fn settings(&self) -> String;
+
+    /// Says in a request what runs: the probe with these arguments, or without any the agent's own program.
+    fn dress(&self, probe: Option<Vec<String>>, settings: &mut NodeSettings);
+
+    /// Says that all is as it should be, and that faults are about to strike.
+    fn begin(&self);
+
+    /// Lets a fault of the platform's own strike. Whether it met somebody.
+    fn strike<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<bool>>;
+
+    /// Ends what lasts of those faults.
+    fn calm(&self) -> BoxFuture<'_, Result<()>>;
 
     /// Asks the system what runs.
     fn census(&self) -> io::Result<Census>;
 
-    /// Looks at what the adapter keeps, and at what it should not have left.
+    /// Looks at what the adapter keeps, and at what it should not have left or touched.
     fn records(&self) -> io::Result<Records>;
 
-    /// A node's log as it lies on the disk.
+    /// A node's log as it is kept.
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>>;
 
+    /// What positions in logs say.
+    fn positions(&self) -> Positions;
+
+    /// Whether a log may have lost lines that nobody can tell of, since the last [`begin`](Self::begin): what keeps logs was
+    /// killed, or had no room.
+    fn loses_lines(&self) -> bool;
+
+    /// What a node may fail of here, besides what it may anywhere.
+    fn excuses(&self) -> &'static [&'static str];
+
+    /// Ids that somebody else has taken: nodes that are wished there are refused.
+    fn taken(&self) -> Vec<NodeId>;
+
+    /// How the platform's own daemons ended, other than by our hand.
+    fn ends(&self) -> Counts;
+
+    /// Writes down what is known of the platform, for who looks for the reason of something.
+    fn keep_evidence(&self);
+
     /// Takes away what the adapter leaves on purpose, and nobody needs after the run.
-    fn clean_up(&self);
+    fn clean_up(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// What a file holds that an adapter sealed.
+fn sealed_json(path: &Path) -> io::Result<serde_json::Value> {
+    let sealed = fs::read(path)?;
+    let text = checked::open(&sealed).map_err(io::Error::other)?;
+    Ok(serde_json::from_slice(text)?)
+}
+
+/// Whether nodes of that platform have a network of the run's own.
+pub(crate) fn has_own_network(name: &str) -> bool {
+    name == "docker"
 }
 
 /// The ground of that name.
-pub(crate) fn open(name: &str, place: &Place) -> Option<Box<dyn Ground>> {
-    match name {
-        "process" => Some(Box::new(process::Processes::new(place.clone()))),
-        _ => None,
+pub(crate) async fn open(args: &Args, place: &Place) -> Result<Arc<dyn Ground>> {
+    match args.platform.as_str() {
+        "process" => Ok(Arc::new(process::Processes::new(args, place)?)),
+        "docker" => Ok(Arc::new(docker::Containers::open(args, place).await?)),
+        name => Err(format!("there is no platform `{name}`").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::plan::COMMON_POINTS;
+
+    /// The names of points in the sources beneath a directory.
+    fn points_in(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                points_in(&path, found);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                let names = text.split("fault::point(\"").skip(1);
+                found.extend(names.filter_map(|it| Some(it.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_point_of_the_code_is_in_the_plan_and_the_other_way_round() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates");
+        let check = |members: &[&str], points: &[Point]| {
+            let mut found = BTreeSet::new();
+            members
+                .iter()
+                .for_each(|it| points_in(&root.join(it), &mut found));
+            let known = points.iter().map(|it| it.name.to_owned());
+            assert_eq!(found, known.collect());
+        };
+        check(&["grid-platform-process"], process::POINTS);
+        check(&["grid-platform-docker"], docker::POINTS);
+        // Of what platforms share.
+        check(
+            &["grid-agent", "grid-master", "grid-platform-host"],
+            COMMON_POINTS,
+        );
     }
 }

@@ -10,6 +10,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
+    /// The number that it has for itself, where it lives in a table of processes of its own.
+    pub(crate) inner: u32,
     pub(crate) parent: u32,
     /// Field 22 of `/proc/PID/stat`: with the pid it names one process of this boot.
     pub(crate) start: u64,
@@ -79,6 +81,10 @@ pub(crate) fn look(pid: u32) -> Option<Process> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let start = fields.nth(17)?.parse().ok()?;
+    let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+    let inner = status
+        .lines()
+        .find_map(|it| it.strip_prefix("NSpid:")?.split_whitespace().last());
     let list = |name: &str| -> Vec<String> {
         let bytes = fs::read(dir.join(name)).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes);
@@ -86,6 +92,8 @@ pub(crate) fn look(pid: u32) -> Option<Process> {
     };
     Some(Process {
         pid,
+        // One that ends while it is looked at has none.
+        inner: inner.and_then(|it| it.parse().ok()).unwrap_or(pid),
         parent,
         start,
         state,
@@ -104,6 +112,7 @@ mod tests {
         let me = look(std::process::id()).unwrap();
         assert_eq!(me.parent, std::os::unix::process::parent_id());
         assert!(!me.is_zombie());
+        assert_eq!(me.inner, me.pid);
         assert_eq!(me.variable("PATH"), std::env::var("PATH").ok().as_deref());
         assert_eq!(me.variable("PAT"), None);
         assert!(

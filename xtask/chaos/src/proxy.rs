@@ -1,14 +1,14 @@
-//! The agent's link to its master, by way of a proxy that can cut it and hold it up.
+//! What an agent hangs on, by way of proxies that can cut it and hold it up: the link to its master, and an engine's socket.
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 
 /// What the proxy does with what it is given.
@@ -22,50 +22,87 @@ pub(crate) enum Mode {
     Stall,
 }
 
-/// A proxy on loopback.
+/// A proxy.
 pub(crate) struct Proxy {
-    pub(crate) address: SocketAddr,
     mode: watch::Sender<Mode>,
-    links: Arc<AtomicUsize>,
-    pub(crate) passed_bytes: Arc<AtomicU64>,
+    line: Arc<Line>,
+}
+
+/// What all links of a proxy count.
+#[derive(Default)]
+struct Line {
+    links: AtomicUsize,
+    passed_bytes: AtomicU64,
 }
 
 impl Proxy {
-    /// Listens on a port of the system's choice, and passes everything on to `to`.
-    pub(crate) async fn start(to: SocketAddr) -> io::Result<Self> {
+    /// Listens on a port of the system's choice, and passes everything on to `to`. With its address.
+    pub(crate) async fn start(to: SocketAddr) -> io::Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let proxy = Self {
-            address: listener.local_addr()?,
-            mode: watch::channel(Mode::Pass).0,
-            links: Arc::default(),
-            passed_bytes: Arc::default(),
-        };
-        let (mode, links) = (proxy.mode.subscribe(), Arc::clone(&proxy.links));
-        let bytes = Arc::clone(&proxy.passed_bytes);
+        let address = listener.local_addr()?;
+        let proxy = Self::new();
+        let (mode, line) = (proxy.mode.subscribe(), Arc::clone(&proxy.line));
         tokio::spawn(async move {
             loop {
-                // The system is out of descriptors for a moment: who dials will dial again.
-                let Ok((stream, _)) = listener.accept().await else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                let Ok((near, _)) = listener.accept().await else {
+                    out_of_descriptors().await;
                     continue;
                 };
-                if *mode.borrow() != Mode::Cut {
-                    tokio::spawn(link(
-                        stream,
-                        to,
-                        mode.clone(),
-                        Arc::clone(&links),
-                        Arc::clone(&bytes),
-                    ));
-                }
+                let dial = async move {
+                    let far = TcpStream::connect(to).await?;
+                    far.set_nodelay(true)?;
+                    Ok(far)
+                };
+                // Nothing hangs on it.
+                let _ = near.set_nodelay(true);
+                link(near, dial, mode.clone(), Arc::clone(&line));
+            }
+        });
+        Ok((proxy, address))
+    }
+
+    /// Listens on a socket of the file system, and passes everything on to the one at `to`.
+    pub(crate) fn start_unix(at: &Path, to: PathBuf) -> io::Result<Self> {
+        let listener = UnixListener::bind(at)?;
+        let proxy = Self::new();
+        let (mode, line) = (proxy.mode.subscribe(), Arc::clone(&proxy.line));
+        tokio::spawn(async move {
+            loop {
+                let Ok((near, _)) = listener.accept().await else {
+                    out_of_descriptors().await;
+                    continue;
+                };
+                let to = to.clone();
+                let dial = async move { UnixStream::connect(to).await };
+                link(near, dial, mode.clone(), Arc::clone(&line));
             }
         });
         Ok(proxy)
     }
 
+    fn new() -> Self {
+        Self {
+            mode: watch::channel(Mode::Pass).0,
+            line: Arc::default(),
+        }
+    }
+
+    /// Changes what it does for so long. Whether there was a link that could feel it, and nothing was done to it already.
+    pub(crate) fn disturb(self: &Arc<Self>, mode: Mode, lasts: Duration) -> bool {
+        let struck = self.set(mode);
+        if struck {
+            let proxy = Arc::clone(self);
+            tokio::spawn(async move {
+                tokio::time::sleep(lasts).await;
+                proxy.set(Mode::Pass);
+            });
+        }
+        struck
+    }
+
     /// Changes what it does; `false` when there is no link that could feel it, or it does something already.
     pub(crate) fn set(&self, mode: Mode) -> bool {
-        let felt = self.links.load(Ordering::SeqCst) > 0 && *self.mode.borrow() == Mode::Pass;
+        let felt = self.line.links.load(Ordering::SeqCst) > 0 && *self.mode.borrow() == Mode::Pass;
         if mode == Mode::Pass || felt {
             self.mode.send_replace(mode);
         }
@@ -73,32 +110,40 @@ impl Proxy {
     }
 }
 
-async fn link(
-    near: TcpStream,
-    to: SocketAddr,
+/// The system is out of descriptors for a moment: who dials will dial again.
+async fn out_of_descriptors() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+/// Passes on what the two say to each other, unless links are cut.
+fn link<N, F>(
+    near: N,
+    dial: impl Future<Output = io::Result<F>> + Send + 'static,
     mode: watch::Receiver<Mode>,
-    links: Arc<AtomicUsize>,
-    bytes: Arc<AtomicU64>,
-) {
-    // A master that is away refuses its agent by ending the link.
-    let Ok(far) = TcpStream::connect(to).await else {
+    line: Arc<Line>,
+) where
+    N: AsyncRead + AsyncWrite + Send + 'static,
+    F: AsyncRead + AsyncWrite + Send + 'static,
+{
+    if *mode.borrow() == Mode::Cut {
         return;
-    };
-    // Nothing hangs on these two.
-    let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    let (near_in, near_out) = near.into_split();
-    let (far_in, far_out) = far.into_split();
-    links.fetch_add(1, Ordering::SeqCst);
-    tokio::select! {
-        _ = pump(near_in, far_out, mode.clone(), &bytes) => {}
-        _ = pump(far_in, near_out, mode, &bytes) => {}
     }
-    links.fetch_sub(1, Ordering::SeqCst);
+    tokio::spawn(async move {
+        // Who is away refuses by the end of the link.
+        let Ok(far) = dial.await else { return };
+        let ((near_in, near_out), (far_in, far_out)) = (split(near), split(far));
+        line.links.fetch_add(1, Ordering::SeqCst);
+        tokio::select! {
+            _ = pump(near_in, far_out, mode.clone(), &line.passed_bytes) => {}
+            _ = pump(far_in, near_out, mode, &line.passed_bytes) => {}
+        }
+        line.links.fetch_sub(1, Ordering::SeqCst);
+    });
 }
 
 async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
     mut mode: watch::Receiver<Mode>,
     bytes: &AtomicU64,
 ) -> io::Result<()> {
@@ -138,11 +183,13 @@ mod tests {
         address
     }
 
-    #[tokio::test]
-    async fn a_link_passes_waits_out_a_stall_and_is_cut() {
-        let proxy = Proxy::start(echo().await).await.unwrap();
+    /// Through all that a proxy does; nobody may have dialled it before.
+    async fn check<S: AsyncRead + AsyncWrite + Unpin>(
+        proxy: Proxy,
+        dial: impl AsyncFn() -> io::Result<S>,
+    ) {
         assert!(!proxy.set(Mode::Cut), "there is no link yet");
-        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let mut stream = dial().await.unwrap();
         let mut byte = [0];
         stream.write_all(b"a").await.unwrap();
         stream.read_exact(&mut byte).await.unwrap();
@@ -161,8 +208,31 @@ mod tests {
         assert_eq!(&byte, b"b");
         assert!(proxy.set(Mode::Cut));
         assert!(stream.read_exact(&mut byte).await.is_err());
-        let mut refused = TcpStream::connect(proxy.address).await.unwrap();
+        let mut refused = dial().await.unwrap();
         assert_eq!(refused.read(&mut byte).await.unwrap_or(0), 0);
-        assert_eq!(proxy.passed_bytes.load(Ordering::Relaxed), 4);
+        assert_eq!(proxy.line.passed_bytes.load(Ordering::Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_link_passes_waits_out_a_stall_and_is_cut() {
+        let (proxy, address) = Proxy::start(echo().await).await.unwrap();
+        check(proxy, async || TcpStream::connect(address).await).await;
+    }
+
+    #[tokio::test]
+    async fn so_does_a_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let (far, near) = (dir.path().join("far"), dir.path().join("near"));
+        let listener = UnixListener::bind(&far).unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut read, mut write) = stream.split();
+                    tokio::io::copy(&mut read, &mut write).await
+                });
+            }
+        });
+        let proxy = Proxy::start_unix(&near, far).unwrap();
+        check(proxy, async || UnixStream::connect(&near).await).await;
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Report {
     pub(crate) objects: Objects,
     pub(crate) logs: Logs,
     pub(crate) decoys: u64,
+    /// Things of others beside the nodes, unharmed, over all censuses.
+    pub(crate) strangers: u64,
     /// What was looked at the moment it was shown as done.
     pub(crate) looked_at_once: Counts,
     /// Orphans beside their programs, over all censuses.
@@ -68,6 +70,8 @@ pub(crate) struct Logs {
     /// Lines that a program counted, behind the one that it counted before.
     pub(crate) in_order: u64,
     pub(crate) gaps: u64,
+    /// Lines that are missing between two that were kept, where what keeps logs was killed or had no room.
+    pub(crate) never_kept: u64,
     /// Gaps and first lines before which the file was looked at, and held nothing any more.
     pub(crate) beginnings: u64,
     pub(crate) reconnected: u64,
@@ -119,6 +123,7 @@ impl fmt::Display for Report {
             self.logs.in_order,
         )?;
         row("log gaps that were told", self.logs.gaps)?;
+        row("log lines that were never kept", self.logs.never_kept)?;
         row(
             "log beginnings before which the file held nothing",
             self.logs.beginnings,
@@ -127,6 +132,7 @@ impl fmt::Display for Report {
         row("log followers reconnected", self.logs.reconnected)?;
         row("log bytes compared with the file", self.logs.compared_bytes)?;
         row("decoys at a recycled pid, unharmed", self.decoys)?;
+        row("things of others, unharmed, in censuses", self.strangers)?;
         for (what, count) in &self.looked_at_once {
             row(&format!("looked at the moment it was done: {what}"), *count)?;
         }

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use grid_client::Client;
+use grid_client::{Client, NodeSettings, SpawnRequest};
+use grid_platform_api::NodeId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -19,6 +20,7 @@ use crate::daemon::{Daemon, Recipe};
 use crate::fleet::{Kind, Make, Slot, Want};
 use crate::follow::{Follower, kept_from, whole_lines};
 use crate::inject::Injector;
+use crate::opaque;
 use crate::place::Disk;
 use crate::plan::{COMMON_POINTS, Kind as FaultKind, Plan};
 use crate::platform::{self, Ground, Place};
@@ -37,15 +39,11 @@ const POINTS_WAIT: Duration = Duration::from_secs(2);
 const FOLLOWED: usize = 6;
 /// How much is kept of each log, in bytes: as little as a platform takes, so that who reads late finds a gap.
 pub(crate) const LOG_KEPT: u64 = 64 * 1024;
-/// What a node may fail of: what was done to its disk, and a kill before it was ready. Anything else is nobody's fault but
-/// the grid's.
-const EXCUSES: [&str; 5] = [
-    "No space left on device",
-    "Input/output error",
-    "its supervisor ended before the program was started",
-    "its supervisor was killed before it was ready",
-    "signal 9",
-];
+/// The size of the disk that the grid's state and data lie on, in bytes.
+const DISK: u64 = 192 << 20;
+/// What a node may fail of anywhere: what was done to its disk, and a kill before it was ready. Anything else that its
+/// ground does not excuse is nobody's fault but the grid's.
+const EXCUSES: [&str; 3] = ["No space left on device", "Input/output error", "signal 9"];
 /// How a program ends that finds its disk full and has no room to log so: a probe, and a storage server. An excuse where the disk
 /// was filled since the last rest, and nowhere else.
 const OUT_OF_ROOM: [&str; 2] = ["exit code 97", "exit code 1"];
@@ -58,6 +56,8 @@ struct Run<'a> {
     client: Client,
     slots: Vec<Arc<Slot>>,
     followers: Vec<Arc<Follower>>,
+    /// Those of the ids that others have which were refused so far.
+    refused: BTreeSet<NodeId>,
     injector: Injector,
     gate: watch::Sender<bool>,
     watcher: Watcher,
@@ -101,7 +101,7 @@ impl Watcher {
 /// Runs until so many faults were delivered or something is wrong.
 pub(crate) async fn run(args: &Args, place: Place) -> Result<Report> {
     let mut run = Run::bring_up(args, place).await?;
-    let plan = Plan::new(args.seed(), run.place.own_namespaces, &run.points());
+    let plan = Plan::new(args.seed(), run.ground.kinds(), &run.points());
     let ended = run.go(plan).await;
     let violations = &mut run.report.violations;
     if let Err(error) = ended {
@@ -113,7 +113,7 @@ pub(crate) async fn run(args: &Args, place: Place) -> Result<Report> {
 impl<'a> Run<'a> {
     async fn bring_up(args: &'a Args, place: Place) -> Result<Self> {
         let disk = match place.own_namespaces {
-            true => Some(Arc::new(Disk::mount(&place.disk)?)),
+            true => Some(Arc::new(Disk::mount(&place.disk, DISK)?)),
             false => None,
         };
         for dir in [
@@ -126,22 +126,18 @@ impl<'a> Run<'a> {
         }
         // Where fault points are armed, figures are looked for too.
         fs::write(place.dir.join("log-max-bytes"), LOG_KEPT.to_string())?;
-        let ground: Arc<dyn Ground> = platform::open(&args.platform, &place)
-            .ok_or("there is no such platform")?
-            .into();
-        let probe =
-            grid_platform_testing::probe::write_to(&place.dir).map_err(|e| e.to_string())?;
+        let ground = platform::open(args, &place).await?;
         let ports = Ports::new(args.ports()?);
         let (http, grpc) = (ports.at(0)?, ports.at(1)?);
         let master = Daemon::start(master(args, &place, http, grpc)?);
-        let link = Arc::new(Proxy::start(grpc).await?);
+        let (link, address) = Proxy::start(grpc).await?;
         let token = wait_for(&place.master().join("tokens/admin")).await?;
         wait_for(&place.master().join("tokens/agent")).await?;
         let client = Client::new(&format!("http://{http}"), Some(&token))?;
-        let agent = Daemon::start(agent(args, &place, link.address, &ports)?);
+        let agent = Daemon::start(agent(args, &place, ground.as_ref(), address, &ports)?);
         let gate = watch::channel(false).0;
         let mut rng = Rng::with_seed(args.seed() ^ 0x5eed);
-        let slots = (0..usize::from(args.nodes)).map(|number| {
+        let slots = (0..usize::from(args.nodes())).map(|number| {
             let kind = if number % 2 == 0 {
                 Kind::Storage
             } else {
@@ -151,12 +147,10 @@ impl<'a> Run<'a> {
                 Kind::Storage => Some(ports.at(2 + number / 2)?.port()),
                 Kind::Probe => None,
             };
-            let program = probe.display().to_string();
             let make = Make {
                 kind,
                 number,
                 port,
-                program,
                 seed: rng.u64(..),
                 data: place.data(),
                 ground: Arc::clone(&ground),
@@ -171,6 +165,9 @@ impl<'a> Run<'a> {
         let followers: Vec<_> = probes
             .map(|it| Arc::new(Follower::new(it.id.clone(), Arc::clone(&ground))))
             .collect();
+        for id in ground.taken() {
+            wish(&client, &id, ground.as_ref()).await?;
+        }
         for slot in &slots {
             tokio::spawn(Arc::clone(slot).live(client.clone(), gate.subscribe()));
             tokio::spawn(Arc::clone(slot).write(gate.subscribe()));
@@ -182,14 +179,14 @@ impl<'a> Run<'a> {
         let injector = Injector::new(
             Arc::clone(&ground),
             (agent, master),
-            link,
+            Arc::new(link),
             disk,
             place.dir.clone(),
         );
         let report = Report {
             platform: args.platform.clone(),
             seed: args.seed(),
-            nodes: usize::from(args.nodes),
+            nodes: usize::from(args.nodes()),
             ..Report::default()
         };
         let began = Instant::now();
@@ -200,6 +197,7 @@ impl<'a> Run<'a> {
             client,
             slots,
             followers,
+            refused: BTreeSet::new(),
             injector,
             gate,
             watcher,
@@ -224,6 +222,7 @@ impl<'a> Run<'a> {
             let left = usize::try_from(self.args.faults() - self.report.faults)?;
             // As many as are due, and never more than an epoch's; those that meet nobody come back in the next.
             let faults = plan.epoch().min(left);
+            self.ground.begin();
             self.gate.send_replace(true);
             let mut filled = false;
             for fault in plan.by_ref().take(faults) {
@@ -232,7 +231,7 @@ impl<'a> Run<'a> {
                     Some(_) => None,
                     None => Some(fault.kind.to_string()),
                 };
-                filled |= fault.kind == FaultKind::FillDisk;
+                filled |= matches!(fault.kind, FaultKind::FillDisk | FaultKind::FillEngine);
                 let struck = self.injector.strike(&fault).await?;
                 match name {
                     Some(name) if struck => self.delivered(&name, 1),
@@ -281,6 +280,7 @@ impl<'a> Run<'a> {
                 place: &self.place,
                 ground: self.ground.as_ref(),
                 slots: &self.slots,
+                taken: &self.ground.taken(),
             };
             let known = self.injector.own_processes();
             let verdict = match judge.look(&self.client, &known).await {
@@ -292,6 +292,8 @@ impl<'a> Run<'a> {
             if verdict.wrong.is_empty() {
                 self.report.orphans += verdict.orphans;
                 self.report.outside += verdict.outside;
+                self.report.strangers += verdict.decoys;
+                self.refused.extend(verdict.refused);
                 break;
             }
             if Instant::now() >= until {
@@ -300,16 +302,18 @@ impl<'a> Run<'a> {
             }
             for failed in verdict.failed {
                 let why = &failed.why;
-                let excused = EXCUSES.iter().any(|it| why.contains(it))
+                let excuses = EXCUSES.iter().chain(self.ground.excuses());
+                let excused = excuses.clone().any(|it| why.contains(it))
                     || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it));
+                // Once in each rest: what fails again with no fault about is wrong.
+                if !anew.insert(failed.slot.id.clone()) {
+                    continue;
+                }
                 if !excused {
                     let words = format!("`{}` failed: {}", failed.slot.id, failed.why);
                     self.report.violations.push(words);
                 }
-                // Once in each rest: what fails again with no fault about is wrong.
-                if anew.insert(failed.slot.id.clone())
-                    && failed.slot.start_anew(&self.client).await.is_ok()
-                {
+                if failed.slot.start_anew(&self.client).await.is_ok() {
                     count(&mut self.report.started_anew, failed.why);
                 }
             }
@@ -373,7 +377,7 @@ impl<'a> Run<'a> {
                     _ if !settled => Ok(None),
                     true => {
                         let goal = goal.get_or_insert_with(|| whole_lines(&log));
-                        state.read.compare(&log, *goal)
+                        state.read.compare(&log, *goal, self.ground.positions())
                     }
                     false => Ok(log.is_empty().then_some(0)),
                 };
@@ -385,11 +389,12 @@ impl<'a> Run<'a> {
                     Ok(None) if Instant::now() < until => {}
                     Ok(None) => {
                         let words = format!(
-                            "the follower of `{}` has {} bytes of {} after {CATCH_UP:?} of rest (incarnation {}, and the log is of {uid})",
+                            "the follower of `{}` has {} bytes of {} after {CATCH_UP:?} of rest (incarnation {}, and the log is of {uid}): {}",
                             follower.id,
                             state.read.bytes.len(),
                             log.len(),
-                            state.read.uid
+                            state.read.uid,
+                            opaque::ends_of(&state.read.bytes, &log)
                         );
                         self.report.violations.push(words);
                         break;
@@ -466,6 +471,10 @@ impl<'a> Run<'a> {
                 slot.purge(&self.client).await?;
             }
             self.rest(false).await?;
+            let taken = self.ground.taken().into_iter();
+            let never = taken.filter(|it| !self.refused.contains(it));
+            let words = never.map(|it| format!("`{it}` is somebody else's, and was never refused"));
+            self.report.violations.extend(words);
         }
         self.sum_up().await;
         if self.report.violations.is_empty() {
@@ -474,8 +483,9 @@ impl<'a> Run<'a> {
             master.stop().await?;
         } else {
             keep_evidence(&self.place);
+            self.ground.keep_evidence();
         }
-        self.ground.clean_up();
+        self.ground.clean_up().await?;
         Ok(self.report)
     }
 
@@ -513,6 +523,7 @@ impl<'a> Run<'a> {
             sum.lines += one.lines;
             sum.in_order += one.in_order;
             sum.gaps += one.gaps;
+            sum.never_kept += one.never_kept;
             sum.beginnings += one.beginnings;
             sum.reconnected += one.reconnected;
             sum.replaced += one.replaced;
@@ -521,6 +532,7 @@ impl<'a> Run<'a> {
         report.points = self.injector.met();
         report.ends = self.injector.agent.ends();
         report.ends.extend(self.injector.master.ends());
+        report.ends.extend(self.ground.ends());
         let points = self.ground.points();
         let unmet = points.iter().chain(COMMON_POINTS).flat_map(|point| {
             point.orders.iter().map(|order| {
@@ -573,6 +585,26 @@ async fn wait_for(path: &Path) -> Result<String> {
     }
 }
 
+/// Wishes a node where somebody else is.
+async fn wish(client: &Client, id: &NodeId, ground: &dyn Ground) -> Result<()> {
+    let mut settings = NodeSettings::default();
+    ground.dress(Some(Vec::new()), &mut settings);
+    let request = SpawnRequest {
+        node_id: Some(id.clone()),
+        settings,
+        ..SpawnRequest::default()
+    };
+    let until = Instant::now() + CATCH_UP;
+    loop {
+        match client.spawn(&request, id.as_str()).await {
+            Ok(_) => return Ok(()),
+            // Its agent is on the way.
+            Err(_) if Instant::now() < until => sleep(Duration::from_millis(50)).await,
+            Err(error) => return Err(format!("`{id}` cannot be wished: {error}").into()),
+        }
+    }
+}
+
 /// The ports of a run.
 struct Ports {
     first: u16,
@@ -609,17 +641,22 @@ fn master(args: &Args, place: &Place, http: SocketAddr, grpc: SocketAddr) -> Res
     })
 }
 
-fn agent(args: &Args, place: &Place, master: SocketAddr, ports: &Ports) -> Result<Recipe> {
+fn agent(
+    args: &Args,
+    place: &Place,
+    ground: &dyn Ground,
+    master: SocketAddr,
+    ports: &Ports,
+) -> Result<Recipe> {
     let settings = place.dir.join("grid-agent.toml");
     let text = format!(
         "[agent]\nagent_id = 'chaos'\nplatform = '{}'\nmaster_host = '{master}'\nstate_dir = '{}'\ntoken_file = '{}'\nfault_dir = '{}'\n\
-         [storage]\nbinary_path = '{}'\nargs = ['storage', '--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}']\n\
-         data_path = '{}'\nprograms = 'any'\nport_range = '{}-{}'\n",
+         {}data_path = '{}'\nport_range = '{}-{}'\n",
         args.platform,
         place.agent().display(),
         place.master().join("tokens/agent").display(),
         place.dir.display(),
-        program(args, "grid").display(),
+        ground.settings(),
         place.data().display(),
         ports.at(50)?.port(),
         ports.at(99)?.port(),

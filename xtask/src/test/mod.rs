@@ -68,17 +68,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut built = scope(&selection);
     built.extend(selection.programs.iter().flat_map(|it| ["--package", it]));
     sh::build(&built)?;
+    let tried: Vec<&str> = ready.iter().map(|it| it.name).collect();
     for platform in ready {
         platform.prepare()?;
     }
     let mut total = run_cargo_test(&selection, args.full)?;
     drop(raised);
-    let chosen = args.only.as_deref().is_none_or(|it| it == chaos::PLATFORM);
-    // The workspaces that tests of this task make up have no grid to break.
-    if chosen && chaos::is_here() {
+    for platform in chaos::PLATFORMS {
+        // The workspaces that tests of this task make up have no grid to break.
+        if !tried.contains(&platform) || !chaos::is_here() {
+            continue;
+        }
         println!();
-        println!("chaos: run");
-        let broken = chaos::run_in_tests();
+        println!("chaos, {platform}: run");
+        let broken = chaos::run_in_tests(platform);
         total.add(broken.is_ok());
         if let Err(fail) = broken {
             eprint!("{fail}");

@@ -3,18 +3,22 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use grid_platform_api::{NATIVE_PREFIX, NodeId, checked};
+use futures::future::{BoxFuture, FutureExt, ready};
+use grid_client::NodeSettings;
+use grid_platform_api::{NATIVE_PREFIX, NodeId, RestartMode, RestartPolicy};
 
-use super::{Census, Ground, Place, Records};
-use crate::plan::{BETWEEN, END, Point, STEP};
-use crate::proc;
+use super::{Census, Ground, Place, Positions, Records, sealed_json};
+use crate::plan::{BETWEEN, END, Fault, Kind, Point, STEP, Weight};
+use crate::report::Counts;
+use crate::{Args, Result, proc};
 
 /// How deep cgroups are looked for.
 const DEPTH: usize = 6;
 
 /// The points in the adapter and in its shim.
-const POINTS: &[Point] = &[
+pub(super) const POINTS: &[Point] = &[
     Point {
         name: "spawn-before-intent",
         orders: STEP,
@@ -89,15 +93,38 @@ const POINTS: &[Point] = &[
     },
 ];
 
+/// What is done, and how often beside the others.
+const KINDS: [Weight; 10] = [
+    (Kind::KillAgent, 7),
+    (Kind::KillMaster, 5),
+    (Kind::KillShim, 6),
+    (Kind::KillNode, 6),
+    (Kind::KillShimAndNode, 3),
+    (Kind::CutLink, 4),
+    (Kind::StallLink, 3),
+    (Kind::FillDisk, 3),
+    (Kind::Point, 16),
+    (Kind::RecyclePid, 3),
+];
+
 pub(super) struct Processes {
     place: Place,
     state: PathBuf,
+    /// The storage server.
+    program: PathBuf,
+    probe: String,
 }
 
 impl Processes {
-    pub(super) fn new(place: Place) -> Self {
-        let state = place.agent().join("process");
-        Self { place, state }
+    pub(super) fn new(args: &Args, place: &Place) -> Result<Self> {
+        let probe =
+            grid_platform_testing::probe::write_to(&place.dir).map_err(|e| e.to_string())?;
+        Ok(Self {
+            state: place.agent().join("process"),
+            place: place.clone(),
+            program: args.programs.join("grid"),
+            probe: probe.display().to_string(),
+        })
     }
 
     fn nodes(&self) -> PathBuf {
@@ -116,7 +143,7 @@ impl Processes {
 
     /// The cgroups of this run's owner: each hierarchy's parent, with those of nodes in it.
     fn cgroups(&self) -> io::Result<Vec<PathBuf>> {
-        let install = json(&self.state.join("install.json"))?;
+        let install = sealed_json(&self.state.join("install.json"))?;
         let owner = install["owner"].as_str().unwrap_or_default();
         // Of the install id so much as the adapter takes.
         let name = format!("{NATIVE_PREFIX}{}", owner.get(..12).unwrap_or("x"));
@@ -124,13 +151,6 @@ impl Processes {
         find(Path::new("/sys/fs/cgroup"), &name, DEPTH, &mut found);
         Ok(found)
     }
-}
-
-/// What a file holds that the adapter sealed.
-fn json(path: &Path) -> io::Result<serde_json::Value> {
-    let sealed = fs::read(path)?;
-    let text = checked::open(&sealed).map_err(io::Error::other)?;
-    Ok(serde_json::from_slice(text)?)
 }
 
 /// Directories of that name, not deeper than so many levels.
@@ -154,8 +174,43 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Ground for Processes {
+    fn kinds(&self) -> Vec<Weight> {
+        let root = self.place.own_namespaces;
+        let all = KINDS.into_iter();
+        all.filter(|(kind, _)| root || !kind.needs_root()).collect()
+    }
+
     fn points(&self) -> Vec<Point> {
         POINTS.to_vec()
+    }
+
+    fn settings(&self) -> String {
+        format!(
+            "[storage]\nbinary_path = '{}'\nargs = ['storage', '--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}']\nprograms = 'any'\n",
+            self.program.display(),
+        )
+    }
+
+    fn dress(&self, probe: Option<Vec<String>>, settings: &mut NodeSettings) {
+        settings.restart = Some(RestartPolicy {
+            mode: RestartMode::Always,
+            max_restarts: None,
+            initial_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_millis(500),
+            reset_after: Duration::from_secs(5),
+        });
+        settings.binary = probe.is_some().then(|| self.probe.clone());
+        settings.args = probe;
+    }
+
+    fn begin(&self) {}
+
+    fn strike<'a>(&'a self, _: &'a Fault) -> BoxFuture<'a, Result<bool>> {
+        ready(Ok(false)).boxed()
+    }
+
+    fn calm(&self) -> BoxFuture<'_, Result<()>> {
+        ready(Ok(())).boxed()
     }
 
     fn census(&self) -> io::Result<Census> {
@@ -218,7 +273,7 @@ impl Ground for Processes {
                 records.left.push(format!("`{}`", dir.display()));
                 continue;
             };
-            let intent = json(&dir.join("intent.json"))?;
+            let intent = sealed_json(&dir.join("intent.json"))?;
             let uid = intent["uid"].as_str().unwrap_or_default().to_owned();
             records.nodes.insert(id.to_owned(), uid);
         }
@@ -248,48 +303,38 @@ impl Ground for Processes {
         fs::read(self.nodes().join(id.native_name()).join("log"))
     }
 
-    fn clean_up(&self) {
+    fn positions(&self) -> Positions {
+        Positions::Offsets
+    }
+
+    fn loses_lines(&self) -> bool {
+        false
+    }
+
+    fn excuses(&self) -> &'static [&'static str] {
+        &[
+            "its supervisor ended before the program was started",
+            "its supervisor was killed before it was ready",
+        ]
+    }
+
+    fn taken(&self) -> Vec<NodeId> {
+        Vec::new()
+    }
+
+    fn ends(&self) -> Counts {
+        Counts::new()
+    }
+
+    fn keep_evidence(&self) {}
+
+    fn clean_up(&self) -> BoxFuture<'_, Result<()>> {
         for parent in self.cgroups().unwrap_or_default() {
             for cgroup in subdirectories(&parent).into_iter().chain([parent]) {
                 // One that is in use stays, and was told of by the census.
                 let _ = fs::remove_dir(cgroup);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::plan::COMMON_POINTS;
-
-    /// The names of points in the sources beneath a directory.
-    fn points_in(dir: &Path, found: &mut BTreeSet<String>) {
-        for entry in fs::read_dir(dir).unwrap().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                points_in(&path, found);
-            } else if path.extension().is_some_and(|it| it == "rs") {
-                let text = fs::read_to_string(&path).unwrap();
-                let names = text.split("fault::point(\"").skip(1);
-                found.extend(names.filter_map(|it| Some(it.split_once('"')?.0.to_owned())));
-            }
-        }
-    }
-
-    #[test]
-    fn every_point_of_the_code_is_in_the_plan_and_the_other_way_round() {
-        let mut found = BTreeSet::new();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../crates");
-        for member in ["grid-platform-process", "grid-agent", "grid-master"] {
-            points_in(&root.join(member), &mut found);
-        }
-        let known = POINTS
-            .iter()
-            .chain(COMMON_POINTS)
-            .map(|it| it.name.to_owned());
-        assert_eq!(found, known.collect());
+        ready(Ok(())).boxed()
     }
 }
