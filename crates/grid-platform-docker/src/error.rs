@@ -47,6 +47,16 @@ pub(crate) enum Fault {
 impl From<Client> for Fault {
     fn from(error: Client) -> Self {
         match error {
+            // Podman has no status of its own for a name that is taken.
+            Client::DockerResponseServerError {
+                status_code: 500,
+                message,
+            } if message.contains("name") && message.contains("is already in use by") => {
+                Self::Refused {
+                    status: 409,
+                    message,
+                }
+            }
             Client::DockerResponseServerError {
                 status_code,
                 message,
