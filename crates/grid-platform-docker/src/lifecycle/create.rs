@@ -1,6 +1,6 @@
 //! A node that is not there: its place, its container, its first start.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptionsBuilder};
 use grid_platform_api::{
@@ -12,6 +12,7 @@ use grid_platform_host::{
     install::random,
     work::{Turn, blocking, detached},
 };
+use tokio::time::{Instant, sleep};
 
 use super::{foreign, remove, start};
 use crate::{
@@ -22,12 +23,15 @@ use crate::{
     nodes::{self, Found, Node},
     platform::Inner,
     tar::Owner,
-    translate::{self, DataPlace, Ground},
+    translate::{self, DataPlace, Ground, Phase},
     volumes,
 };
 
 /// How often ports are allocated anew when the engine finds them taken that looked free from here.
 const PORT_TRIES: usize = 10;
+/// How long a name may be taken by a container that is being made or removed, and how often is looked.
+const NAME_LIMIT: Duration = Duration::from_secs(60);
+const NAME_PAUSE: Duration = Duration::from_millis(20);
 
 /// What became of making a node.
 pub(crate) enum Outcome {
@@ -291,45 +295,65 @@ async fn container(
     body: ContainerCreateBody,
 ) -> Result<String, Refusal> {
     let name = id.native_name();
-    let options = CreateContainerOptionsBuilder::new().name(&name).build();
     fault::point("docker-spawn-before-create")
         .cannot("make the node")
         .map_err(Refusal::Other)?;
-    let asked = inner.engine.docker.create_container(Some(options), body);
-    match inner.engine.ask(WORK, asked).await {
-        Ok(made) => {
-            for warning in &made.warnings {
-                tracing::debug!(node = %id, warning, "the engine warns");
+    let deadline = Instant::now() + NAME_LIMIT;
+    loop {
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let asked = inner
+            .engine
+            .docker
+            .create_container(Some(options), body.clone());
+        let fault = match inner.engine.ask(WORK, asked).await {
+            Ok(made) => {
+                for warning in &made.warnings {
+                    tracing::debug!(node = %id, warning, "the engine warns");
+                }
+                return Ok(made.id);
             }
-            Ok(made.id)
+            Err(fault) => fault,
+        };
+        if images::is_missing(&fault) {
+            return Err(Refusal::NoImage);
         }
-        Err(fault) if images::is_missing(&fault) => Err(Refusal::NoImage),
-        Err(fault) => Err(refused(inner, id, fault).await),
+        if fault.status() != Some(409) {
+            return Err(Refusal::Other(refused(id, fault)));
+        }
+        // Its name is taken: by somebody else's, or by one of ours that nobody knew of.
+        let found = nodes::refresh(inner, &name).await.map_err(Refusal::Other)?;
+        match found {
+            Found::Node(node) if node.now().observed.phase != Phase::Removing => {
+                return Err(Refusal::There);
+            }
+            // One that is being removed, or one that is not yet there: an adapter that was killed has asked for it, and the
+            // engine still makes it. No event tells that a name is free.
+            Found::Node(_) | Found::Nothing if Instant::now() < deadline => sleep(NAME_PAUSE).await,
+            Found::Node(_) | Found::Nothing => {
+                return Err(Refusal::Other(
+                    error(
+                        ErrorKind::Unavailable,
+                        format!("the engine makes or removes another container `{name}`"),
+                    )
+                    .with_hint("The same call succeeds once it is there or gone."),
+                ));
+            }
+            found => return Err(Refusal::Other(foreign(id, &found))),
+        }
     }
 }
 
 /// Why the engine does not make a container.
-async fn refused(inner: &Arc<Inner>, id: &NodeId, fault: Fault) -> Refusal {
+fn refused(id: &NodeId, fault: Fault) -> Error {
     let words = translate::one_line(&fault.to_string());
     let status = fault.status();
     let failed = fault.into_error(format!("make the container of the node `{id}`"));
-    Refusal::Other(match status {
-        // Its name is taken: by somebody else's, or by one of ours that nobody knew of.
-        Some(409) => match nodes::refresh(inner, &id.native_name()).await {
-            Ok(Found::Node(_)) => return Refusal::There,
-            Ok(Found::Nothing) => error(
-                ErrorKind::Unavailable,
-                format!("the engine still removes an earlier container of the node `{id}`"),
-            )
-            .with_hint("The same call succeeds once it is gone."),
-            Ok(found) => foreign(id, &found),
-            Err(e) => e,
-        },
+    match status {
         Some(400) => failed.with_hint(format!(
             "The engine finds fault with the request or the settings: {words}."
         )),
         _ => failed,
-    })
+    }
 }
 
 /// Takes a container away that never ran.

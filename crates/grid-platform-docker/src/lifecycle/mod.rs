@@ -32,7 +32,7 @@ use crate::{
     images::reference::covers,
     nodes::{self, Found, Node},
     platform::Inner,
-    translate::Goal,
+    translate::{Goal, Phase},
 };
 
 /// [`Platform::spawn_node`](grid_platform_api::Platform::spawn_node).
@@ -215,6 +215,11 @@ async fn present(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<Arc<Node>>> {
         return Ok(None);
     };
     match nodes::refresh(inner, &node.container).await? {
+        // One that somebody else removes at this moment is as good as gone: a new one waits for its name.
+        Found::Node(node) if node.now().observed.phase == Phase::Removing => {
+            nodes::forget(inner, &node);
+            Ok(None)
+        }
         Found::Node(node) => Ok(Some(node)),
         Found::Nothing => Ok(None),
         other => Err(foreign(id, &other)),
