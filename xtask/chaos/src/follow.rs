@@ -38,15 +38,11 @@ impl Read {
 
     /// What differs between what was read and the log as it lies on the disk, as far as it is kept. `Ok(None)`: nothing,
     /// but not all up to `goal` has been read yet; otherwise how many bytes are the same.
-    pub(crate) fn compare(
-        &self,
-        log: &[u8],
-        goal: usize,
-        positions: Positions,
-    ) -> Result<Option<u64>, String> {
-        if positions == Positions::Opaque {
-            return Ok(opaque::compare(&self.bytes, log, goal));
-        }
+    pub(crate) fn compare(&self, log: &[u8], goal: &Goal) -> Result<Option<u64>, String> {
+        let goal = match goal {
+            Goal::Offset(goal) => *goal,
+            Goal::Line(line) => return Ok(opaque::compare(&self.bytes, log, line)),
+        };
         let from = usize::try_from(self.from).unwrap_or(usize::MAX);
         let expect = log.get(from..).ok_or("more was read than there is")?;
         let common = expect.len().min(self.bytes.len());
@@ -73,6 +69,25 @@ impl Read {
         }
         let all = from + self.bytes.len() >= goal;
         Ok(all.then(|| pairs.len() as u64))
+    }
+}
+
+/// Up to where a log is to be read.
+#[derive(Debug)]
+pub(crate) enum Goal {
+    /// To this offset.
+    Offset(usize),
+    /// To the last line that reads so.
+    Line(Vec<u8>),
+}
+
+impl Goal {
+    /// All whole lines that there are now.
+    pub(crate) fn of(log: &[u8], positions: Positions) -> Self {
+        match positions {
+            Positions::Offsets => Self::Offset(whole_lines(log)),
+            Positions::Opaque => Self::Line(opaque::last_line(log).to_vec()),
+        }
     }
 }
 
@@ -545,8 +560,7 @@ mod tests {
             assert_eq!(
                 read.compare(
                     log.as_bytes(),
-                    whole_lines(log.as_bytes()),
-                    Positions::Offsets
+                    &Goal::of(log.as_bytes(), Positions::Offsets)
                 )
                 .map_err(drop),
                 expect,

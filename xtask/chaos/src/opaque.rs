@@ -21,18 +21,45 @@ fn same_end(one: &[u8], other: &[u8]) -> Option<usize> {
 }
 
 /// How many bytes of what was read are the same in the log, which was looked at afterwards. `None`: the log does not hold it
-/// so, or not all up to `goal` was read yet. What was read may begin later than what is kept, and earlier.
-pub(crate) fn compare(read: &[u8], log: &[u8], goal: usize) -> Option<u64> {
+/// so, or not all up to the line `goal` was read yet, which was the log's last; empty when there was none. What was read may
+/// begin later than what is kept, and earlier.
+pub(crate) fn compare(read: &[u8], log: &[u8], goal: &[u8]) -> Option<u64> {
     let whole = crate::follow::whole_lines(read);
     let (lines, begun) = read.split_at(whole);
-    if lines.is_empty() && goal > 0 {
+    if lines.is_empty() && !goal.is_empty() {
         return None;
     }
+    // As a log goes on its beginning is dropped: where that line was says nothing.
+    let goal = match goal.is_empty() {
+        true => 0,
+        false => behind(log, goal).unwrap_or(1),
+    };
     let ends = line_ends(log).take_while(|end| *end >= goal);
     let same = ends
         .filter(|end| log[*end..].starts_with(begun))
         .find_map(|end| same_end(lines, &log[..end]));
     same.map(|it| it as u64)
+}
+
+/// The last whole line of a log; empty when there is none.
+pub(crate) fn last_line(log: &[u8]) -> &[u8] {
+    let lines = &log[..crate::follow::whole_lines(log)];
+    lines
+        .split_inclusive(|it| *it == b'\n')
+        .next_back()
+        .unwrap_or_default()
+}
+
+/// Where the last line that reads so ends.
+fn behind(log: &[u8], line: &[u8]) -> Option<usize> {
+    let (mut end, mut found) = (0, None);
+    for this in log.split_inclusive(|it| *it == b'\n') {
+        end += this.len();
+        if this == line {
+            found = Some(end);
+        }
+    }
+    found
 }
 
 /// The line before the first that reads so, if the log holds one: who begins with that line has left it out.
@@ -65,12 +92,11 @@ pub(crate) fn ends_of(read: &[u8], log: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::follow::whole_lines;
 
     #[test]
     fn what_was_read_is_found_by_its_bytes() {
         let check = |read: &str, log: &str, expect: Option<u64>| {
-            let goal = whole_lines(log.as_bytes());
+            let goal = last_line(log.as_bytes());
             let got = compare(read.as_bytes(), log.as_bytes(), goal);
             assert_eq!(got, expect, "{read:?} {log:?}");
         };
@@ -95,8 +121,11 @@ mod tests {
 
     #[test]
     fn a_goal_that_was_reached_stays_so_while_the_log_grows() {
-        assert_eq!(compare(b"a\nb\n", b"a\nb\nc\n", 2), Some(4));
-        assert_eq!(compare(b"a\n", b"a\nb\nc\n", 4), None);
+        assert_eq!(compare(b"a\nb\n", b"a\nb\nc\n", b"a\n"), Some(4));
+        assert_eq!(compare(b"a\n", b"a\nb\nc\n", b"b\n"), None);
+        // It is kept no more, and neither is what was before it.
+        assert_eq!(compare(b"a\nb\nc\n", b"c\nd\n", b"b\n"), Some(2));
+        assert_eq!(compare(b"a\n", b"c\nd\n", b"b\n"), None);
     }
 
     #[test]

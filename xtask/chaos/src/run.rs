@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::census::{Judge, twice};
 use crate::daemon::{Daemon, Recipe};
 use crate::fleet::{Kind, Make, Slot, Want};
-use crate::follow::{Follower, kept_from, whole_lines};
+use crate::follow::{Follower, Goal, kept_from};
 use crate::inject::Injector;
 use crate::opaque;
 use crate::place::Disk;
@@ -376,8 +376,9 @@ impl<'a> Run<'a> {
                 let compared = match *uid == state.read.uid {
                     _ if !settled => Ok(None),
                     true => {
-                        let goal = goal.get_or_insert_with(|| whole_lines(&log));
-                        state.read.compare(&log, *goal, self.ground.positions())
+                        let goal =
+                            goal.get_or_insert_with(|| Goal::of(&log, self.ground.positions()));
+                        state.read.compare(&log, goal)
                     }
                     false => Ok(log.is_empty().then_some(0)),
                 };

@@ -360,12 +360,13 @@ impl Ground for Containers {
 
     fn excuses(&self) -> &'static [&'static str] {
         // What an agent tries again by itself; nobody waits for that here.
-        // A port is one that an engine that was killed still holds.
+        // A port is one that an engine that was killed still holds, and a task is one that it has left.
         &[
             "no space left on device",
             "unavailable: ",
             "timeout: ",
             "port_in_use: ",
+            "already exists",
         ]
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::{Containers, locked};
+use super::{Containers, SHIM, locked};
 use crate::Result;
 use crate::plan::{Fault, Kind};
 use crate::proc;
@@ -17,7 +17,7 @@ use crate::proxy::Mode;
 /// How often an engine is started again to have it let go of what it holds for nobody.
 const RESTARTS: usize = 3;
 /// How soon what is just being started or ended is looked at again.
-const SOON: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_millis(1000);
 
 impl Containers {
     /// Lets a fault strike. Whether it met somebody.
@@ -105,7 +105,7 @@ impl Containers {
         self.engine.socket.set(Mode::Pass);
         self.engine.disk.has_room().await;
         self.settled().await?;
-        self.free_ports().await?;
+        self.mend_engine().await?;
         let paused = std::mem::take(&mut *locked(&self.paused));
         for id in paused {
             let asked = self
@@ -135,19 +135,27 @@ impl Containers {
         self.engine.wait().await
     }
 
-    /// An engine that was killed may hold ports of containers that are gone, and says of them for ever that they are taken: it
-    /// is started again then, as a person would.
-    async fn free_ports(&self) -> Result<()> {
+    /// What an engine that was killed has left of its own is taken away, as a person would. It may hold ports of containers that
+    /// are gone, and say of them for ever that they are taken: then it is started again. And a shim without a program keeps
+    /// its container from being started: then that is ended.
+    async fn mend_engine(&self) -> Result<()> {
+        if !self.loses_lines.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         for _ in 0..RESTARTS {
-            let held = self.held_for_nobody()?;
+            let (held, idle) = (self.held_for_nobody()?, idle_shims()?);
             sleep(SOON).await;
             // What is just being started or ended is not.
-            let still = self.held_for_nobody()?;
-            if !still.iter().any(|it| held.contains(it)) {
+            let still = idle_shims()?.into_iter().filter(|it| idle.contains(it));
+            let ended = still.filter(proc::Process::kill).count();
+            let holds = self.held_for_nobody()?.iter().any(|it| held.contains(it));
+            if holds {
+                self.end_engine(Signal::TERM, Duration::ZERO);
+                self.settled().await?;
+            }
+            if !holds && ended == 0 {
                 return Ok(());
             }
-            self.end_engine(Signal::TERM, Duration::ZERO);
-            self.settled().await?;
         }
         Ok(())
     }
@@ -165,4 +173,14 @@ impl Containers {
         });
         Ok(held.filter(|it| !had.contains(it)).collect())
     }
+}
+
+/// Shims that keep nothing running.
+fn idle_shims() -> Result<Vec<proc::Process>> {
+    let all = proc::all()?;
+    let is_idle = |shim: &&proc::Process| {
+        let name = shim.args.first().and_then(|it| it.rsplit('/').next());
+        name == Some(SHIM) && !all.iter().any(|it| it.parent == shim.pid)
+    };
+    Ok(all.iter().filter(is_idle).cloned().collect())
 }
