@@ -3,7 +3,7 @@
 //! part of every figure.
 //!
 //! Its argument is a FIFO. It writes there when it began, waits for SIGTERM, writes when it heard that, and ends. Without an
-//! argument it tells nobody. With a number it writes so many lines to standard output first.
+//! argument it says to standard output that it heeds SIGTERM, and with a number it writes so many lines there.
 
 #![no_std]
 #![no_main]
@@ -101,6 +101,10 @@ extern "C" fn begin(stack: *const usize) -> ! {
     if let Some(lines) = lines {
         write_lines(lines);
     }
+    if path == 0 {
+        let ready = b"ready\n";
+        write(ready.as_ptr(), ready.len());
+    }
     let silent = path == 0 || lines.is_some();
     let fifo = match silent {
         true => 0,
@@ -183,13 +187,17 @@ fn write_lines(lines: u64) {
             line[LINE - 1] = b'\n';
             filled += LINE;
         }
-        let mut done = 0;
-        while done < filled {
-            let from = buffer.as_ptr() as usize + done;
-            match call(number::WRITE, [1, from, filled - done, 0]) {
-                some @ 1.. => done += some as usize,
-                _ => end(3),
-            }
+        write(buffer.as_ptr(), filled);
+    }
+}
+
+/// Writes all of so many bytes to standard output.
+fn write(bytes: *const u8, count: usize) {
+    let mut done = 0;
+    while done < count {
+        match call(number::WRITE, [1, bytes as usize + done, count - done, 0]) {
+            some @ 1.. => done += some as usize,
+            _ => end(3),
         }
     }
 }

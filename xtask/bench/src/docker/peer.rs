@@ -1,5 +1,7 @@
 //! Somebody else who has an engine run the same container as a node's.
 
+use std::time::{Duration, Instant};
+
 use grid_testbed::Api;
 use serde_json::Value;
 
@@ -73,6 +75,7 @@ pub(super) fn subject<'a>(
             );
         }
         is_running(&inspected)?;
+        await_ready(ground.engine, &made.name)?;
         let told = now();
         peer.stop(&made, &prepared)?;
         let stopped = now();
@@ -107,6 +110,24 @@ pub(super) fn is_running(inspected: &Value) -> Result<()> {
         return Ok(());
     }
     Err(format!("a container that was started does not run: {state}").into())
+}
+
+/// Waits until the container's program heeds a signal to end: to the first process of a container none comes that it does not
+/// heed.
+pub(super) fn await_ready(engine: &Api, container: &str) -> Result<()> {
+    let path = format!("/containers/{container}/logs?stdout=true&tail=1");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let log = engine.send("GET", &path, "text/plain", b"")?;
+        log.ok()?;
+        if log.body.ends_with(b"ready\n") {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("the program of `{container}` is not ready").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// An error unless the container's program ended by itself when it was asked to.

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 
 use super::bare::Bare;
 use super::container::{Made, Shape, Template};
-use super::peer::{has_ended, is_running, look};
+use super::peer::{await_ready, has_ended, is_running, look};
 use super::proxy::Proxy;
 use super::{ENGINE, PEER_PORTS};
 use crate::Result;
@@ -139,9 +139,11 @@ impl Place {
             .block_on(self.platform.remove_node(id, purge))?)
     }
 
-    /// An error unless the node's program runs.
+    /// An error unless the node's program runs; then it can be stopped.
     pub(super) fn runs(&self, id: &NodeId) -> Result<()> {
-        is_running(&look(&self.engine, &id.native_name())?)
+        let container = id.native_name();
+        is_running(&look(&self.engine, &container)?)?;
+        await_ready(&self.engine, &container)
     }
 
     /// An error unless the node's program ended when it was asked to.
@@ -165,6 +167,7 @@ impl Place {
             .ok_or("a node without a path of data")?;
         let owners = [self.owner.as_str(), self.stranger.as_str()];
         let template = Template::new(&call.body, id.as_str(), port, &data, owners)?;
+        self.runs(&id)?;
         let shape = Shape::of(&look(&self.engine, &id.native_name())?)?;
         // The data stays: others' are given to the same user.
         self.runtime
