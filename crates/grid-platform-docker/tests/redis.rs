@@ -7,7 +7,7 @@ mod bed;
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bed::{Place, programs::Files};
@@ -111,11 +111,23 @@ fn unique(name: &str) -> String {
     format!("{name}-{}", std::process::id())
 }
 
-/// Sends a command in the inline form, and gives the first line of the answer.
+/// Asks a server that answers, and does so again as long as it still reads its data: it listens before it has.
 fn ask(node: &SpawnedNode, command: &str) -> std::io::Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let answer = ask_once(node, command)?;
+        if !answer.starts_with("-LOADING") || Instant::now() > deadline {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Sends a command in the inline form, and gives the first line of the answer.
+fn ask_once(node: &SpawnedNode, command: &str) -> std::io::Result<String> {
     let endpoint = node.endpoint.as_ref().unwrap();
     let mut stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     stream.write_all(format!("{command}\r\n").as_bytes())?;
     let mut answer = Vec::new();
     let mut byte = [0];
