@@ -44,6 +44,19 @@ pub(crate) enum Fault {
     Strange(String),
 }
 
+/// Whether these words of an engine say that its own runtime was ended beneath it.
+fn is_ending(words: &str) -> bool {
+    [
+        "transport is closing",
+        "connection error: desc",
+        "error reading from server: EOF",
+        "context canceled",
+        "ttrpc: closed",
+    ]
+    .iter()
+    .any(|it| words.contains(it))
+}
+
 impl From<Client> for Fault {
     fn from(error: Client) -> Self {
         match error {
@@ -57,6 +70,11 @@ impl From<Client> for Fault {
                     message,
                 }
             }
+            // It answers still, and what does its work is gone: it is being ended.
+            Client::DockerResponseServerError {
+                status_code: 500,
+                message,
+            } if is_ending(&message) => Self::Broken(io::Error::other(message)),
             Client::DockerResponseServerError {
                 status_code,
                 message,
@@ -193,5 +211,32 @@ impl Fault {
         };
         let message = format!("cannot reach the Docker engine at `{}`", obstacle.at);
         error(kind, message).with_source(self).with_hint(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_is_being_ended_is_unavailable_and_no_refusal() {
+        let check = |status_code, message: &str, expect| {
+            let fault = Fault::from(Client::DockerResponseServerError {
+                status_code,
+                message: message.to_owned(),
+            });
+            let error = fault.into_error("start it");
+            assert_eq!(error.kind(), expect, "{message}");
+        };
+        let closing = "Cannot update container 6626138a5aa0: transport is closing: unavailable";
+        check(500, closing, ErrorKind::Unavailable);
+        let gone = "connection error: desc = \"transport: Error while dialing dial unix:///run/containerd.sock: timeout\": unavailable";
+        check(500, gone, ErrorKind::Unavailable);
+        check(
+            404,
+            "No such container: transport is closing",
+            ErrorKind::Internal,
+        );
+        check(500, "the moon is full", ErrorKind::Internal);
     }
 }

@@ -239,10 +239,30 @@ fn gone(id: &NodeId) -> Error {
 /// Makes durable that a start failed, and gives the error.
 async fn fail(inner: &Arc<Inner>, node: &Arc<Node>, refusal: Fault) -> Error {
     let failure = match &refusal {
+        Fault::Refused { message, .. } if translate::is_left_over(message) => {
+            return left_over(node, refusal);
+        }
         Fault::Refused { message, .. } => translate::start_failure(message),
         _ => return refusal.into_error(format!("start the node `{}`", node.id)),
     };
     failed(inner, node, failure).await
+}
+
+/// The error of a start that is in the way of itself: an engine that was killed in the middle of one, or under a program that
+/// ended meanwhile, may keep a container's shim for ever. It says nothing of the node, which starts once that is gone.
+fn left_over(node: &Node, refusal: Fault) -> Error {
+    error(
+        ErrorKind::Unavailable,
+        format!(
+            "an engine that was killed has left something of the node `{}` that keeps it from being started",
+            node.id
+        ),
+    )
+    .with_source(refusal)
+    .with_hint(format!(
+        "End the process `containerd-shim-runc-v2` that has `-id {}` among its arguments, with its children: the node is then started.",
+        node.container
+    ))
 }
 
 /// Makes durable that a node failed, which does not run, and gives the error.

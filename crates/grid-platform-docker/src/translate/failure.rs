@@ -46,6 +46,14 @@ pub(crate) fn is_ended_meanwhile(words: &str) -> bool {
         .any(|it| words.contains(it))
 }
 
+/// Whether the engine's words say that an engine that was killed has left something of the container's own last start, which
+/// is in the way of this one.
+pub(crate) fn is_left_over(words: &str) -> bool {
+    words.contains("id already in use")
+        || words.contains("task ") && words.contains(": already exists")
+        || words.contains("io.containerd.runtime") && words.contains("file exists")
+}
+
 /// The failure of a start that the engine refused in these words.
 pub(crate) fn start_failure(words: &str) -> Failure {
     let has = |part: &str| words.contains(part);
@@ -79,6 +87,10 @@ pub(crate) fn start_failure(words: &str) -> Failure {
 
 /// The failure of an end; `None` when the program ended with code 0 or has not ended.
 pub(crate) fn bad_end(record: &Record, seen: &Observed) -> Option<Failure> {
+    // That says nothing of the node.
+    if is_left_over(&seen.error) {
+        return None;
+    }
     match seen.phase {
         Phase::Created if seen.error.is_empty() => return None,
         Phase::Created => return Some(start_failure(&seen.error)),
@@ -250,6 +262,24 @@ mod tests {
         assert!(!is_ended_meanwhile(
             "Cannot update container 2499b0: no space left on device"
         ));
+    }
+
+    #[test]
+    fn what_an_engine_that_was_killed_has_left_is_known_by_its_words() {
+        for words in [
+            "id already in use",
+            "task 239408198a85: already exists",
+            "failed to create task for container: failed to start shim: mkdir /run/containerd/io.containerd.runtime.v2.task/moby/d47a: file exists",
+        ] {
+            assert!(is_left_over(words), "{words}");
+        }
+        for words in [
+            "port is already allocated",
+            "error mounting: mkdir /data: file exists",
+            "Conflict. The container name \"/x\" is already in use by container \"y\"",
+        ] {
+            assert!(!is_left_over(words), "{words}");
+        }
     }
 
     #[test]

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use container::{Ground, Policy, container, grace_seconds, would_restart};
 pub(crate) use failure::{
-    bad_end, early_end, ended, exit, is_ended_meanwhile, is_port_taken, lacks_rights, one_line,
-    start_failure,
+    bad_end, early_end, ended, exit, is_ended_meanwhile, is_left_over, is_port_taken, lacks_rights,
+    one_line, start_failure,
 };
 pub(crate) use node::{Facts, node};
 pub(crate) use observed::{Read, phase_of, read};

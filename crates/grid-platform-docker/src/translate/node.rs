@@ -4,7 +4,7 @@ use grid_platform_api::{
     Endpoint, Failure, FailureReason, Health, MAIN_PORT, NodeState, RestartMode, SpawnedNode,
 };
 
-use super::{DataPlace, Goal, Observed, Phase, Policy, Record, bad_end, exit};
+use super::{DataPlace, Goal, Observed, Phase, Policy, Record, bad_end, exit, is_left_over};
 use crate::error::PLATFORM;
 
 /// What a node is shown from.
@@ -80,6 +80,8 @@ fn state(facts: &Facts<'_>) -> NodeState {
         (Goal::Stopped, _) => NodeState::Stopped {
             exit: seen.started_at.map(|_| exit(seen.exit_code)),
         },
+        // Its own end it is not, and it is to be started again.
+        (Goal::Running, _) if is_left_over(&seen.error) => NodeState::Stopped { exit: None },
         (Goal::Running, Phase::Created) => match bad_end(record, seen) {
             Some(failure) => NodeState::Failed { failure },
             None => NodeState::Pending,
@@ -212,6 +214,15 @@ mod tests {
             ..observed(Phase::Created)
         };
         check(&run, refused, "failed");
+        // An engine that was killed left something of it: whoever keeps nodes running starts it again.
+        for phase in [Phase::Created, Phase::Exited] {
+            let left = Observed {
+                error: "task 2499b0: already exists".into(),
+                exit_code: 128,
+                ..observed(phase)
+            };
+            check(&run, left, "stopped");
+        }
     }
 
     #[test]
