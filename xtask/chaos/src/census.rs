@@ -74,7 +74,7 @@ impl Judge<'_> {
             let living = census.nodes.get(slot.id.as_str()).unwrap_or(&nobody);
             let node = told.iter().find(|it| it.id == slot.id);
             if let (Want::Running { .. }, Some(node)) = (want, node)
-                && (node.error.is_some() || matches!(node.state, State::Failed | State::Stopped))
+                && is_given_up(node)
             {
                 let why = why(node);
                 verdict.failed.push(Failed {
@@ -303,6 +303,17 @@ pub(crate) fn twice(census: &Census) -> Vec<(String, Vec<(u32, u64)>)> {
             )
         })
         .collect()
+}
+
+/// Whether a node that is to run stays as it is until somebody wishes it anew. What its agent tries again by itself, and a node
+/// that somebody else stopped, come to run in time.
+fn is_given_up(node: &Node) -> bool {
+    match &node.error {
+        Some(error) => !error.retryable,
+        None => {
+            node.state == State::Failed || node.state == State::Stopped && node.failure.is_some()
+        }
+    }
 }
 
 fn why(node: &Node) -> String {

@@ -73,20 +73,16 @@ impl Daemon {
 
     /// Kills it; the next start comes after `pause`. Whether there was something to kill.
     pub(crate) fn kill(&self, pause: Duration) -> bool {
-        self.end(Signal::KILL, pause)
+        self.end(Signal::KILL, pause).is_some()
     }
 
-    /// Ends it by a signal; the next start comes after `pause`. Whether there was somebody to signal.
-    pub(crate) fn end(&self, signal: Signal, pause: Duration) -> bool {
+    /// Ends it by a signal; the next start comes after `pause`. The process that it was; none when there was nobody to signal.
+    pub(crate) fn end(&self, signal: Signal, pause: Duration) -> Option<u32> {
         let mut state = locked(&self.state);
-        let struck = state
-            .running
-            .as_ref()
-            .is_some_and(|(_, pidfd)| pidfd_send_signal(pidfd, signal).is_ok());
-        if struck {
-            state.pause = Some(pause);
-        }
-        struck
+        let (pid, pidfd) = state.running.as_ref()?;
+        let struck = pidfd_send_signal(pidfd, signal).is_ok().then_some(*pid)?;
+        state.pause = Some(pause);
+        Some(struck)
     }
 
     /// Keeps it from being started, or lets it.

@@ -125,7 +125,7 @@ pub(crate) struct Slot {
     pub(crate) id: NodeId,
     pub(crate) kind: Kind,
     /// Of storage nodes: always the same, so that what is written to it goes to no other.
-    port: Option<u16>,
+    pub(crate) port: Option<u16>,
     number: usize,
     /// Where its data is while it has any.
     pub(crate) data: PathBuf,

@@ -142,9 +142,13 @@ impl Disk {
         Ok(true)
     }
 
+    pub(crate) fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::SeqCst)
+    }
+
     /// Waits until it is not full any more, which is soon.
     pub(crate) async fn has_room(&self) {
-        while self.is_full.load(Ordering::SeqCst) {
+        while self.is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

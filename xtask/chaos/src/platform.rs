@@ -145,6 +145,18 @@ pub(crate) trait Ground: Send + Sync {
     /// What a node may fail of here, besides what it may anywhere.
     fn excuses(&self) -> &'static [&'static str];
 
+    /// Whether a node failed of what the platform itself has broken, which is mended now, as a person would. The port is the one
+    /// that was asked for.
+    fn mend<'a>(
+        &'a self,
+        id: &'a NodeId,
+        port: Option<u16>,
+        why: &str,
+    ) -> BoxFuture<'a, Result<bool>>;
+
+    /// What the platform itself has left or broken, and was mended.
+    fn mended(&self) -> Counts;
+
     /// Ids that somebody else has taken: nodes that are wished there are refused.
     fn taken(&self) -> Vec<NodeId>;
 

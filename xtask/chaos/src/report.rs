@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) asked_again: u64,
     /// Nodes that were found failed, with the reason, and were started again by a new wish.
     pub(crate) started_anew: Counts,
+    /// What the platform itself left or broke, and was mended by hand.
+    pub(crate) mended: Counts,
     /// How agent and master ended, other than by our hand.
     pub(crate) ends: Counts,
     pub(crate) objects: Objects,
@@ -108,6 +110,9 @@ impl fmt::Display for Report {
         row("answers lost and asked for again", self.asked_again)?;
         for (why, count) in &self.started_anew {
             row(&format!("failed and started anew: {why}"), *count)?;
+        }
+        for (what, count) in &self.mended {
+            row(&format!("left by an engine that was ended: {what}"), *count)?;
         }
         for (how, count) in &self.ends {
             row(&format!("ended by itself: {how}"), *count)?;

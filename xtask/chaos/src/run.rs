@@ -302,13 +302,15 @@ impl<'a> Run<'a> {
             }
             for failed in verdict.failed {
                 let why = &failed.why;
-                let excuses = EXCUSES.iter().chain(self.ground.excuses());
-                let excused = excuses.clone().any(|it| why.contains(it))
-                    || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it));
                 // Once in each rest: what fails again with no fault about is wrong.
                 if !anew.insert(failed.slot.id.clone()) {
                     continue;
                 }
+                let (id, port) = (&failed.slot.id, failed.slot.port);
+                let mut excuses = EXCUSES.iter().chain(self.ground.excuses());
+                let excused = excuses.any(|it| why.contains(it))
+                    || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it))
+                    || self.ground.mend(id, port, why).await?;
                 if !excused {
                     let words = format!("`{}` failed: {}", failed.slot.id, failed.why);
                     self.report.violations.push(words);
@@ -534,6 +536,7 @@ impl<'a> Run<'a> {
         report.ends = self.injector.agent.ends();
         report.ends.extend(self.injector.master.ends());
         report.ends.extend(self.ground.ends());
+        report.mended = self.ground.mended();
         let points = self.ground.points();
         let unmet = points.iter().chain(COMMON_POINTS).flat_map(|point| {
             point.orders.iter().map(|order| {

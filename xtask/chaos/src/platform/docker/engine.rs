@@ -19,6 +19,7 @@ use super::super::Place;
 use crate::Result;
 use crate::daemon::{Daemon, Recipe};
 use crate::place::{self, Disk};
+use crate::proc;
 use crate::proxy::Proxy;
 use crate::report::Counts;
 
@@ -109,11 +110,35 @@ impl Engine {
         self.daemon.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends it; it is started again after `pause`. Whether it was there.
-    pub(super) fn end(&self, signal: Signal, pause: Duration) -> bool {
-        self.daemon()
-            .as_ref()
-            .is_some_and(|it| it.end(signal, pause))
+    /// Ends it; it is started again after `pause`. The process that it was; none when it was not there.
+    pub(super) fn end(&self, signal: Signal, pause: Duration) -> Option<proc::Process> {
+        let before = self.process()?;
+        let ended = self.daemon().as_ref()?.end(signal, pause)?;
+        // It was started again in between.
+        if ended == before.pid {
+            Some(before)
+        } else {
+            proc::look(ended)
+        }
+    }
+
+    /// The process of it that runs; none while it is away.
+    pub(super) fn process(&self) -> Option<proc::Process> {
+        let pid = self.daemon().as_ref().and_then(Daemon::pid)?;
+        proc::look(pid)
+    }
+
+    /// Waits until another one answers than `before`, which was told to end.
+    pub(super) async fn wait_for_another(&self, before: &proc::Process) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let is_another = |it: &proc::Process| (it.pid, it.start) != (before.pid, before.start);
+        while !self.process().as_ref().is_some_and(is_another) {
+            if Instant::now() >= until {
+                return Err("the engine does not end".into());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+        self.wait().await
     }
 
     /// Waits until it answers.

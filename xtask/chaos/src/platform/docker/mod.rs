@@ -132,6 +132,10 @@ pub(super) struct Containers {
     /// What was done to others' things, as far as it was seen in passing.
     wrong: Mutex<Vec<String>>,
     loses_lines: AtomicBool,
+    /// The engine that was ended last, since the last rest.
+    ended: Mutex<Option<proc::Process>>,
+    /// What engines that were ended have left of their own, and was taken away.
+    mended: Mutex<Counts>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -183,6 +187,8 @@ impl Containers {
             settling: Mutex::default(),
             wrong: Mutex::default(),
             loses_lines: AtomicBool::new(false),
+            ended: Mutex::default(),
+            mended: Mutex::default(),
         })
     }
 
@@ -191,6 +197,12 @@ impl Containers {
         let file = self.place.agent().join("docker/install.json");
         let install = sealed_json(&file).ok()?;
         install["owner"].as_str().map(str::to_owned)
+    }
+
+    /// The id of a node's container, if it has one.
+    fn container(&self, id: &NodeId) -> io::Result<Option<String>> {
+        let is_its = |it: &Listed| it.node.as_ref().is_some_and(|it| it.0 == id.as_str());
+        Ok(self.list()?.into_iter().find(is_its).map(|it| it.id))
     }
 
     /// All containers but those of others.
@@ -241,6 +253,7 @@ impl Ground for Containers {
 
     fn begin(&self) {
         self.loses_lines.store(false, Ordering::SeqCst);
+        *locked(&self.ended) = None;
     }
 
     fn strike<'a>(&'a self, fault: &'a Fault) -> BoxFuture<'a, Result<bool>> {
@@ -265,8 +278,10 @@ impl Ground for Containers {
             if is_helper || process.variable(decoys::MARK).is_some() {
                 continue;
             }
-            if name == Some(SHIM) {
-                shims.push(process);
+            if let Some(container) = strike::shim_of(&process) {
+                if !self.decoys.has(container) {
+                    shims.push(process);
+                }
                 continue;
             }
             match process.variable("SUTRA_NODE_ID").map(str::to_owned) {
@@ -290,11 +305,11 @@ impl Ground for Containers {
                 .extract_if(.., |it| pids.contains(&it.parent));
             census.others.extend(children);
         }
-        // One without a program is what an engine that was killed has left of its own.
         for shim in shims {
             let parent = |it: &super::Living| it.programs.iter().any(|it| it.parent == shim.pid);
-            if let Some(living) = census.nodes.values_mut().find(|it| parent(it)) {
-                living.supervisors.push(shim);
+            match census.nodes.values_mut().find(|it| parent(it)) {
+                Some(living) => living.supervisors.push(shim),
+                None => census.others.push(shim),
             }
         }
         Ok(census)
@@ -338,13 +353,9 @@ impl Ground for Containers {
     }
 
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>> {
-        let all = self.list()?;
-        let its = all
-            .iter()
-            .find(|it| it.node.as_ref().is_some_and(|it| it.0 == id.as_str()));
-        let id = &its
-            .ok_or_else(|| io::Error::other(format!("`{id}` has no container")))?
-            .id;
+        let id = self
+            .container(id)?
+            .ok_or_else(|| io::Error::other(format!("`{id}` has no container")))?;
         let path = format!("/containers/{id}/logs?stdout=true&stderr=true&tail=all");
         unframed(&self.engine.bytes(&path)?)
             .ok_or_else(|| io::Error::other("a log of broken frames"))
@@ -359,15 +370,21 @@ impl Ground for Containers {
     }
 
     fn excuses(&self) -> &'static [&'static str] {
-        // What an agent tries again by itself; nobody waits for that here.
-        // A port is one that an engine that was killed still holds, and a task is one that it has left.
-        &[
-            "no space left on device",
-            "unavailable: ",
-            "timeout: ",
-            "port_in_use: ",
-            "already exists",
-        ]
+        &["no space left on device"]
+    }
+
+    fn mend<'a>(
+        &'a self,
+        id: &'a NodeId,
+        port: Option<u16>,
+        why: &str,
+    ) -> BoxFuture<'a, Result<bool>> {
+        let is_port = why.starts_with("port_in_use: ");
+        async move { Ok(is_port && self.free_port(id, port).await?) }.boxed()
+    }
+
+    fn mended(&self) -> Counts {
+        locked(&self.mended).clone()
     }
 
     fn taken(&self) -> Vec<NodeId> {

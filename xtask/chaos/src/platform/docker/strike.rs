@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use grid_platform_api::NodeId;
 use rustix::process::Signal;
-use tokio::time::sleep;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
 
 use super::{Containers, SHIM, locked};
 use crate::Result;
 use crate::plan::{Fault, Kind};
 use crate::proc;
 use crate::proxy::Mode;
+use crate::report::count;
 
-/// How often an engine is started again to have it let go of what it holds for nobody.
-const RESTARTS: usize = 3;
-/// How soon what is just being started or ended is looked at again.
-const SOON: Duration = Duration::from_millis(1000);
+/// How long others' things may take to be as they were once an engine is up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Containers {
     /// Lets a fault strike. Whether it met somebody.
@@ -29,6 +30,10 @@ impl Containers {
             Kind::CutSocket => self.engine.socket.disturb(Mode::Cut, lasts),
             Kind::StallSocket => self.engine.socket.disturb(Mode::Stall, lasts),
             Kind::FillEngine => {
+                // One that is started without room leaves containers out, whose programs run on, until it is started again.
+                if !self.is_up() {
+                    return Ok(false);
+                }
                 self.loses_lines.store(true, Ordering::SeqCst);
                 self.engine.disk.fill_for(lasts)?
             }
@@ -48,25 +53,55 @@ impl Containers {
         })
     }
 
-    /// Ends the engine, and sees that others' things are as they were once it is up again.
+    /// Ends the engine, and sees that others' things are as they were once another one is up.
     fn end_engine(&self, signal: Signal, pause: Duration) -> bool {
-        self.loses_lines.store(true, Ordering::SeqCst);
-        let struck = self.engine.end(signal, pause);
-        if struck {
-            let (engine, decoys) = (Arc::clone(&self.engine), Arc::clone(&self.decoys));
-            let settled = tokio::spawn(async move {
-                // It may be ended again before it is up.
-                loop {
-                    engine.wait().await?;
-                    match decoys.settle(&engine) {
-                        Ok(wrong) => return Ok(wrong),
-                        Err(_) => sleep(Duration::from_millis(50)).await,
-                    }
-                }
-            });
-            locked(&self.settling).push(settled);
+        if self.engine.disk.is_full() {
+            return false;
         }
-        struck
+        let Some(before) = self.engine.end(signal, pause) else {
+            return false;
+        };
+        self.loses_lines.store(true, Ordering::SeqCst);
+        *locked(&self.ended) = Some(before.clone());
+        let (engine, decoys) = (Arc::clone(&self.engine), Arc::clone(&self.decoys));
+        let settled = tokio::spawn(async move {
+            engine.wait_for_another(&before).await?;
+            let until = Instant::now() + PATIENCE;
+            // It may be ended again before it is up.
+            loop {
+                match decoys.settle(&engine) {
+                    Ok(wrong) => return Ok(wrong),
+                    Err(error) if Instant::now() >= until => {
+                        let words = "somebody else's containers do not come up again";
+                        return Err(format!("{words}: {error}").into());
+                    }
+                    Err(_) => sleep(Duration::from_millis(50)).await,
+                }
+            }
+        });
+        locked(&self.settling).push(settled);
+        true
+    }
+
+    /// Whether an engine answers that was not told to end.
+    fn is_up(&self) -> bool {
+        let ended = locked(&self.ended).clone();
+        let same = |one: &proc::Process, other: &proc::Process| {
+            (one.pid, one.start) == (other.pid, other.start)
+        };
+        let process = self.engine.process();
+        let lives = process.is_some_and(|it| !ended.is_some_and(|ended| same(&it, &ended)));
+        lives && self.engine.get("/containers/json").is_ok()
+    }
+
+    /// Waits until another engine is up than the one that was ended last, if one was, and takes away what that has left.
+    async fn up_again(&self) -> Result<()> {
+        let ended = locked(&self.ended).clone();
+        if let Some(ended) = ended {
+            self.engine.wait_for_another(&ended).await?;
+            self.end_left_shims()?;
+        }
+        self.settled().await
     }
 
     /// Does something to one of the containers that run; its id, if the engine did it.
@@ -104,8 +139,7 @@ impl Containers {
     pub(super) async fn let_go(&self) -> Result<()> {
         self.engine.socket.set(Mode::Pass);
         self.engine.disk.has_room().await;
-        self.settled().await?;
-        self.mend_engine().await?;
+        self.up_again().await?;
         let paused = std::mem::take(&mut *locked(&self.paused));
         for id in paused {
             let asked = self
@@ -125,7 +159,7 @@ impl Containers {
         Ok(())
     }
 
-    /// Waits until an engine that was ended is up again, and what was somebody else's with it.
+    /// Waits until what was somebody else's is up again with an engine that was ended.
     async fn settled(&self) -> Result<()> {
         let settling = std::mem::take(&mut *locked(&self.settling));
         for settled in settling {
@@ -135,52 +169,72 @@ impl Containers {
         self.engine.wait().await
     }
 
-    /// What an engine that was killed has left of its own is taken away, as a person would. It may hold ports of containers that
-    /// are gone, and say of them for ever that they are taken: then it is started again. And a shim without a program keeps
-    /// its container from being started: then that is ended.
-    async fn mend_engine(&self) -> Result<()> {
-        if !self.loses_lines.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        for _ in 0..RESTARTS {
-            let (held, idle) = (self.held_for_nobody()?, idle_shims()?);
-            sleep(SOON).await;
-            // What is just being started or ended is not.
-            let still = idle_shims()?.into_iter().filter(|it| idle.contains(it));
-            let ended = still.filter(proc::Process::kill).count();
-            let holds = self.held_for_nobody()?.iter().any(|it| held.contains(it));
-            if holds {
-                self.end_engine(Signal::TERM, Duration::ZERO);
-                self.settled().await?;
+    /// Ends the shims of an earlier engine whose containers do not run as far as this one knows, with what they keep: it was
+    /// killed in the middle of a start, and keeps that container from being started for ever.
+    fn end_left_shims(&self) -> Result<()> {
+        let engine = self.engine.process().ok_or("the engine is away")?;
+        let listed = self.engine.get("/containers/json?all=true")?;
+        let lives = |container: &str| {
+            let mut all = listed.as_array().into_iter().flatten();
+            let lives = |it: &Value| it["State"] == "running" || it["State"] == "paused";
+            all.any(|it| it["Id"] == container && lives(it))
+        };
+        let all = proc::all()?;
+        let is_left = |it: &&proc::Process| {
+            let container = shim_of(it);
+            it.start < engine.start && container.is_some_and(|it| !lives(it))
+        };
+        for shim in all.iter().filter(is_left) {
+            let children: Vec<_> = all.iter().filter(|it| it.parent == shim.pid).collect();
+            let runs = |it: &&proc::Process| it.variable("SUTRA_NODE_ID").is_some();
+            let what = match children.iter().any(runs) {
+                true => "a program, and the shim that keeps it",
+                false => "a shim without a program",
+            };
+            for process in children.into_iter().chain([shim]) {
+                // One that has just ended is gone as well.
+                let _ = process.kill();
             }
-            if !holds && ended == 0 {
-                return Ok(());
-            }
+            count(&mut locked(&self.mended), what);
         }
         Ok(())
     }
 
-    /// Ports that the engine's proxies hold, and no container that runs has.
-    fn held_for_nobody(&self) -> Result<Vec<u64>> {
-        let all = self.engine.get("/containers/json")?;
-        let all = all.as_array().into_iter().flatten();
-        let ports = all.flat_map(|it| it["Ports"].as_array().into_iter().flatten());
-        let had: Vec<u64> = ports.filter_map(|it| it["PublicPort"].as_u64()).collect();
-        let held = proc::all()?.into_iter().filter_map(|it| {
-            let is_proxy = it.args.first()?.ends_with("docker-proxy");
-            let at = it.args.iter().position(|arg| arg == "-host-port")?;
-            is_proxy.then(|| it.args.get(at + 1)?.parse().ok())?
-        });
-        Ok(held.filter(|it| !had.contains(it)).collect())
+    /// Whether an engine that was ended since the last rest holds a port of that node for nobody. It says for ever that it is
+    /// taken; then it is started again, as a person would.
+    pub(super) async fn free_port(&self, id: &NodeId, port: Option<u16>) -> Result<bool> {
+        if locked(&self.ended).is_none() {
+            return Ok(false);
+        }
+        let mut wanted: Vec<u64> = port.map(u64::from).into_iter().collect();
+        if let Some(container) = self.container(id)? {
+            let inspected = self.engine.get(&format!("/containers/{container}/json"))?;
+            let bindings = inspected["HostConfig"]["PortBindings"].as_object().cloned();
+            let all = bindings.into_iter().flatten();
+            wanted
+                .extend(all.filter_map(|(_, it)| it[0]["HostPort"].as_str()?.parse::<u64>().ok()));
+        }
+        let running = self.engine.get("/containers/json")?;
+        let running = running.as_array().into_iter().flatten();
+        let mut had = running.flat_map(|it| it["Ports"].as_array().into_iter().flatten());
+        let is_wanted = |it: &Value| {
+            it["PublicPort"]
+                .as_u64()
+                .is_some_and(|it| wanted.contains(&it))
+        };
+        if wanted.is_empty() || had.any(is_wanted) {
+            return Ok(false);
+        }
+        self.end_engine(Signal::TERM, Duration::ZERO);
+        self.up_again().await?;
+        count(&mut locked(&self.mended), "a port");
+        Ok(true)
     }
 }
 
-/// Shims that keep nothing running.
-fn idle_shims() -> Result<Vec<proc::Process>> {
-    let all = proc::all()?;
-    let is_idle = |shim: &&proc::Process| {
-        let name = shim.args.first().and_then(|it| it.rsplit('/').next());
-        name == Some(SHIM) && !all.iter().any(|it| it.parent == shim.pid)
-    };
-    Ok(all.iter().filter(is_idle).cloned().collect())
+/// The container that a process is the shim of, if it is one.
+pub(super) fn shim_of(process: &proc::Process) -> Option<&str> {
+    let name = process.args.first()?.rsplit('/').next()?;
+    let at = process.args.iter().position(|it| it == "-id")?;
+    (name == SHIM).then(|| process.args.get(at + 1).map(String::as_str))?
 }
