@@ -1,6 +1,7 @@
 //! The logs of master and agent: files that they write themselves, so that they need no supervisor to write on.
 
 use std::{
+    collections::HashSet,
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
@@ -37,7 +38,8 @@ pub(crate) fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |meta| meta.len())
 }
 
-/// The last lines of what a log has behind its first `from` bytes.
+/// The last lines of what a log has behind its first `from` bytes, each once: what is started again and again says the same
+/// each time.
 pub(crate) fn last_lines(path: &Path, from: u64, lines: usize) -> Vec<String> {
     const TAIL_BYTES: u64 = 64 * 1024;
     let read = || -> io::Result<Vec<u8>> {
@@ -52,7 +54,8 @@ pub(crate) fn last_lines(path: &Path, from: u64, lines: usize) -> Vec<String> {
     };
     let bytes = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<&str> = text.lines().collect();
+    let mut seen = HashSet::new();
+    let all: Vec<&str> = text.lines().filter(|line| seen.insert(*line)).collect();
     all[all.len().saturating_sub(lines)..]
         .iter()
         .map(|line| (*line).to_owned())
@@ -144,6 +147,8 @@ mod tests {
         log.write_all(b"one\ntwo\n").unwrap();
         assert_eq!(last_lines(&path, mark, 5), ["one", "two"]);
         assert_eq!(last_lines(&path, mark, 1), ["two"]);
+        writeln!(log, "one\ntwo").unwrap();
+        assert_eq!(last_lines(&path, mark, 5), ["one", "two"], "each once");
         log.set_len(0).unwrap();
         log.write_all(b"cut\n").unwrap();
         assert_eq!(last_lines(&path, mark, 5), ["cut"]);

@@ -282,6 +282,18 @@ impl StateDir {
         }
     }
 
+    /// Forgets on which platform the nodes are, if none was made yet: the next `up` may name another engine.
+    pub(crate) fn forget_platform(&self) -> Result<()> {
+        let _turn = self.lock_root()?;
+        match self.marker()? {
+            made if made.nodes_made => Ok(()),
+            marker => self.write_marker(Marker {
+                platform: None,
+                ..marker
+            }),
+        }
+    }
+
     fn write_marker(&self, marker: Marker) -> Result<()> {
         let path = self.root.join(MARKER);
         let fresh = self.root.join("grid.json.new");
@@ -325,6 +337,7 @@ impl StateDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::platform::Name;
 
     #[test]
     fn a_strangers_directory_is_refused_and_never_deleted() {
@@ -353,6 +366,26 @@ mod tests {
         copy.prepare().unwrap();
         fs::remove_file(platform.join("accept-copy")).unwrap();
         copy.prepare().unwrap();
+    }
+
+    #[test]
+    fn a_platform_is_forgotten_until_there_are_nodes() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("grid"));
+        state.prepare().unwrap();
+        let on = |host| {
+            let environment = grid_config::Environment::of([("DOCKER_HOST", host)]);
+            LocalPlatform::new(Name::Docker, &environment).unwrap()
+        };
+        let (first, second) = (on("unix:///a.sock"), on("unix:///b.sock"));
+        state.set_platform(first.clone()).unwrap();
+        assert!(state.set_platform(second.clone()).is_err());
+        state.forget_platform().unwrap();
+        state.set_platform(second.clone()).unwrap();
+        state.set_nodes_made().unwrap();
+        state.forget_platform().unwrap();
+        assert_eq!(state.platform().unwrap(), second);
+        assert!(state.set_platform(first).is_err());
     }
 
     #[test]

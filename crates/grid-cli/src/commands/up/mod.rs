@@ -162,8 +162,10 @@ async fn give_up(state: &StateDir, living: bool, error: Error) -> Error {
         )),
         _ => error,
     };
-    match super::down::take_down(state, nodes, &|_| {}).await {
-        Ok(_) => error,
+    let taken_down = super::down::take_down(state, nodes, &|_| {}).await;
+    // An engine that was never reached is none to stay on.
+    match taken_down.and_then(|_| state.forget_platform()) {
+        Ok(()) => error,
         Err(second) => {
             output::report(&second.report);
             error
