@@ -1,6 +1,7 @@
 //! Credentials of a registry, from Docker's own file or the helper that it names.
 
 use std::{
+    collections::HashMap,
     io,
     path::Path,
     process::{Output, Stdio},
@@ -43,13 +44,12 @@ pub(super) async fn of(path: &Path, registry: &str) -> Result<Option<DockerCrede
         DOCKER_HUB => HUB_KEY,
         other => other,
     };
-    let helper = file.helpers.iter().find(|(name, _)| is_of(name, key));
+    let helper = pick(&file.helpers, key);
     let helper = helper.map(|(_, helper)| helper).or(file.store.as_ref());
     if let Some(helper) = helper.filter(|it| !it.is_empty()) {
         return ask(helper, key).await;
     }
-    let entry = file.auths.iter().find(|(name, _)| is_of(name, key));
-    match entry {
+    match pick(&file.auths, key) {
         Some((name, entry)) => of_entry(entry, key).map_err(|why| {
             error(
                 ErrorKind::InvalidConfig,
@@ -63,6 +63,14 @@ pub(super) async fn of(path: &Path, registry: &str) -> Result<Option<DockerCrede
         }),
         None => Ok(None),
     }
+}
+
+/// The entry of a registry: that of its very name, or else the first by name of those that mean it.
+fn pick<'a, T>(entries: &'a HashMap<String, T>, key: &str) -> Option<(&'a String, &'a T)> {
+    let meant = entries.iter().filter(|(name, _)| is_of(name, key));
+    entries
+        .get_key_value(key)
+        .or_else(|| meant.min_by_key(|(name, _)| *name))
 }
 
 /// Whether an entry's name is of this registry: names may have a scheme and a path.
@@ -231,6 +239,25 @@ mod tests {
         assert_eq!(look("localhost:5001").await.unwrap(), None);
         let error = look("bad.example").await.unwrap_err();
         assert!(error.hint().unwrap().contains("docker login bad.example"));
+    }
+
+    #[test]
+    fn of_several_entries_the_same_one_is_taken_each_time() {
+        let entries = |names: &[&str]| -> HashMap<String, ()> {
+            names.iter().map(|it| ((*it).to_owned(), ())).collect()
+        };
+        let check = |names: &[&str], expect: Option<&str>| {
+            // Each map has an order of its own.
+            for _ in 0..32 {
+                let entries = entries(names);
+                let found = pick(&entries, "x.example").map(|(name, ())| name.as_str());
+                assert_eq!(found, expect, "{names:?}");
+            }
+        };
+        let others = ["https://x.example/v2/", "http://x.example", "x.example/a"];
+        check(&others, Some("http://x.example"));
+        check(&[&others[..], &["x.example"]].concat(), Some("x.example"));
+        check(&["y.example"], None);
     }
 
     #[tokio::test]
