@@ -251,6 +251,18 @@ impl DockerConfig {
                 );
             }
         }
+        let shared = |it: &String| {
+            matches!(it.as_str(), "" | "host" | "none")
+                || ["container:", "ns:"]
+                    .iter()
+                    .any(|kind| it.starts_with(kind))
+        };
+        if let Some(network) = self.network.as_ref().filter(|it| shared(it)) {
+            return invalid(
+                format!("`network` is `{}`", network.escape_debug()),
+                "Name a network that `docker network create` made: nodes have no network of the host's or of another container, and need one.",
+            );
+        }
         const LEAST_LOG: u64 = 64 * 1024;
         if self.log_max_bytes < LEAST_LOG {
             return invalid(
@@ -290,6 +302,10 @@ mod tests {
         check(false, &|it| it.security.cap_add = vec!["chown".into()]);
         check(false, &|it| it.security.cap_add = vec![String::new()]);
         check(false, &|it| it.log_max_bytes = 1);
+        check(true, &|it| it.network = Some("hosts".into()));
+        for network in ["", "host", "none", "container:n1", "ns:/proc/1/ns/net"] {
+            check(false, &|it| it.network = Some(network.into()));
+        }
     }
 
     #[test]
