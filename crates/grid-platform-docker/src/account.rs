@@ -2,21 +2,18 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use bollard::{
-    models::ContainerCreateBody,
-    query_parameters::{
-        CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-        RemoveContainerOptionsBuilder,
-    },
-};
+use bollard::{models::HostConfig, query_parameters::DownloadFromContainerOptionsBuilder};
 use futures::StreamExt;
-use grid_platform_api::{Error, ErrorKind, Failure, FailureReason, NodeId, Result, SpawnConfig};
+use grid_platform_api::{
+    Error, ErrorKind, Failure, FailureReason, NodeId, OwnerId, Result, SpawnConfig,
+};
 use grid_platform_host::{error::Context, users};
 
 use crate::{
     config::DockerConfig,
-    engine::{CALL, Engine, WORK},
+    engine::{CALL, Engine},
     error::error,
+    helper,
     images::Image,
     tar::Owner,
     translate::Root,
@@ -56,6 +53,7 @@ impl Accounts {
     pub(crate) async fn of(
         &self,
         engine: &Engine,
+        agent: &OwnerId,
         settings: &DockerConfig,
         config: &SpawnConfig,
         image: &Image,
@@ -69,15 +67,17 @@ impl Accounts {
         let owner = match known {
             Some(owner) => owner,
             None => {
-                let owner = look_into(engine, image, &name).await?.ok_or_else(|| {
-                    unavailable(
-                        &config.node_id,
-                        format!(
-                            "the image names the user `{}`, which it does not have",
-                            name.escape_debug()
-                        ),
-                    )
-                })?;
+                let owner = look_into(engine, agent, image, &name)
+                    .await?
+                    .ok_or_else(|| {
+                        unavailable(
+                            &config.node_id,
+                            format!(
+                                "the image names the user `{}`, which it does not have",
+                                name.escape_debug()
+                            ),
+                        )
+                    })?;
                 self.known().insert(key, owner);
                 owner
             }
@@ -188,22 +188,27 @@ fn requested(settings: &DockerConfig, config: &SpawnConfig) -> Result<Account> {
     })
 }
 
-/// Finds a user by the lists in the image, through a container of it that never runs.
-async fn look_into(engine: &Engine, image: &Image, user: &str) -> Result<Option<Owner>> {
-    let body = ContainerCreateBody {
-        image: Some(image.id.clone()),
-        cmd: Some(vec!["none".to_owned()]),
-        ..ContainerCreateBody::default()
+/// Finds a user by the lists in the image, through a container of it that never runs. It is taken away also when the caller is
+/// dropped.
+async fn look_into(
+    engine: &Engine,
+    owner: &OwnerId,
+    image: &Image,
+    user: &str,
+) -> Result<Option<Owner>> {
+    let (engine, owner) = (engine.clone(), owner.clone());
+    let (image, user) = (image.id.clone(), user.to_owned());
+    let look = async move {
+        let made = helper::make(&engine, &owner, None, &image, HostConfig::default()).await;
+        let made = made.map_err(|fault| fault.into_error("look into an image"))?;
+        let passwd = file(&engine, &made, "/etc/passwd").await;
+        let group = file(&engine, &made, "/etc/group").await;
+        helper::remove(&engine, &made).await?;
+        Ok(find(&user, &passwd?, &group?))
     };
-    let options = CreateContainerOptionsBuilder::new().build();
-    let asked = engine.docker.create_container(Some(options), body);
-    let made = engine.call("look into an image", WORK, asked).await?.id;
-    let passwd = file(engine, &made, "/etc/passwd").await;
-    let group = file(engine, &made, "/etc/group").await;
-    let options = RemoveContainerOptionsBuilder::new().force(true).build();
-    let removed = engine.docker.remove_container(&made, Some(options));
-    engine.call("remove a container", WORK, removed).await?;
-    Ok(find(user, &passwd?, &group?))
+    tokio::spawn(look).await.unwrap_or_else(|e| {
+        Err(error(ErrorKind::Internal, "a look into an image was cut short").with_source(e))
+    })
 }
 
 /// A small text file of a container; empty where it is not there.

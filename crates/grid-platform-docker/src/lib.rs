@@ -7,6 +7,7 @@ mod engine;
 mod error;
 mod facts;
 mod health;
+mod helper;
 mod images;
 mod lifecycle;
 mod logs;

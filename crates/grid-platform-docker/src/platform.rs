@@ -118,7 +118,7 @@ async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<
     // Before anything is read, so that nothing falls in between.
     let feed = events::Feed::begin(&engine, closing.clone()).await?;
     let facts = facts::look(&engine).await?;
-    let storage = storage::look(&engine, &config, &facts).await?;
+    let storage = storage::look(&engine, &local.install.owner, &config, &facts).await?;
     let frame = Frame {
         advertise: config.advertise_address.clone(),
         host_pids: facts.same_host,

@@ -3,18 +3,17 @@
 use std::{fs, path::Path};
 
 use bollard::{
-    models::{ContainerCreateBody, HostConfig, Mount, MountType},
-    query_parameters::{
-        CreateContainerOptionsBuilder, ListImagesOptions, RemoveContainerOptionsBuilder,
-    },
+    models::{HostConfig, Mount, MountType},
+    query_parameters::ListImagesOptions,
 };
-use grid_platform_api::Result;
+use grid_platform_api::{OwnerId, Result};
 use grid_platform_host::{error::Context, install, work::blocking};
 
 use crate::{
     config::DockerConfig,
-    engine::{CALL, Engine, WORK},
+    engine::{CALL, Engine},
     facts::Facts,
+    helper,
 };
 
 /// Where data and secrets are.
@@ -39,7 +38,12 @@ const SIGHT: &str = ".sutra-grid-sight-";
 ///
 /// # Errors
 /// When the engine does not answer, or the directories cannot be written to.
-pub(crate) async fn look(engine: &Engine, config: &DockerConfig, facts: &Facts) -> Result<Storage> {
+pub(crate) async fn look(
+    engine: &Engine,
+    owner: &OwnerId,
+    config: &DockerConfig,
+    facts: &Facts,
+) -> Result<Storage> {
     if facts.remaps_users {
         let why = "the engine gives users of containers other numbers on its host";
         return Ok(Storage::Volumes(why.to_owned()));
@@ -61,7 +65,7 @@ pub(crate) async fn look(engine: &Engine, config: &DockerConfig, facts: &Facts) 
     })
     .await?;
     let paths: Vec<&Path> = markers.iter().map(|it| it.as_path()).collect();
-    let seen = sees(engine, &paths).await;
+    let seen = sees(engine, owner, &paths).await;
     blocking(move || {
         for marker in &markers {
             fs::remove_file(marker).cannot(format!("delete `{}`", marker.display()))?;
@@ -82,16 +86,16 @@ fn hex(bytes: &[u8]) -> String {
 /// Whether the engine sees all these files. It is asked to make a container of an image that does not exist, which mounts
 /// them: an engine that looks at mounts first says which it misses, and makes nothing. One that looks at the image first is
 /// asked with an image that it has, and the container is taken away again.
-async fn sees(engine: &Engine, files: &[&Path]) -> Result<bool> {
+async fn sees(engine: &Engine, owner: &OwnerId, files: &[&Path]) -> Result<bool> {
     let nowhere = Path::new("/sutra-grid-is-nowhere");
-    let tells = match try_to_make(engine, NO_IMAGE, &[nowhere]).await? {
+    let tells = match try_to_make(engine, owner, NO_IMAGE, &[nowhere]).await? {
         Made::Refused => true,
         Made::NoImage => false,
         Made::Container => return Ok(false),
     };
     if tells {
         return Ok(matches!(
-            try_to_make(engine, NO_IMAGE, files).await?,
+            try_to_make(engine, owner, NO_IMAGE, files).await?,
             Made::NoImage
         ));
     }
@@ -99,7 +103,7 @@ async fn sees(engine: &Engine, files: &[&Path]) -> Result<bool> {
     let images = engine.call("list the images", CALL, asked).await?;
     match images.first() {
         Some(image) => Ok(matches!(
-            try_to_make(engine, &image.id, files).await?,
+            try_to_make(engine, owner, &image.id, files).await?,
             Made::Container
         )),
         // Nothing can be tried yet. An engine at a socket of this host most likely sees this host.
@@ -115,7 +119,12 @@ enum Made {
     Refused,
 }
 
-async fn try_to_make(engine: &Engine, image: &str, files: &[&Path]) -> Result<Made> {
+async fn try_to_make(
+    engine: &Engine,
+    owner: &OwnerId,
+    image: &str,
+    files: &[&Path],
+) -> Result<Made> {
     let mounts = files.iter().zip(0..).map(|(file, number)| Mount {
         typ: Some(MountType::BIND),
         source: Some(file.to_string_lossy().into_owned()),
@@ -123,22 +132,13 @@ async fn try_to_make(engine: &Engine, image: &str, files: &[&Path]) -> Result<Ma
         read_only: Some(true),
         ..Mount::default()
     });
-    let body = ContainerCreateBody {
-        image: Some(image.to_owned()),
-        cmd: Some(vec!["none".to_owned()]),
-        host_config: Some(HostConfig {
-            mounts: Some(mounts.collect()),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
+    let host_config = HostConfig {
+        mounts: Some(mounts.collect()),
+        ..HostConfig::default()
     };
-    let options = CreateContainerOptionsBuilder::new().build();
-    let asked = engine.docker.create_container(Some(options), body);
-    match engine.ask(WORK, asked).await {
+    match helper::make(engine, owner, None, image, host_config).await {
         Ok(made) => {
-            let options = RemoveContainerOptionsBuilder::new().force(true).build();
-            let removed = engine.docker.remove_container(&made.id, Some(options));
-            engine.call("remove a container", WORK, removed).await?;
+            helper::remove(engine, &made).await?;
             Ok(Made::Container)
         }
         Err(fault) if fault.status() == Some(404) => Ok(Made::NoImage),

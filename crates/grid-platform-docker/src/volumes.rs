@@ -3,18 +3,21 @@
 use std::collections::HashMap;
 
 use bollard::{
-    models::{ContainerCreateBody, HostConfig, Mount, MountType, Volume, VolumeCreateRequest},
+    models::{HostConfig, Mount, MountType, Volume, VolumeCreateRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, ListVolumesOptionsBuilder, RemoveContainerOptionsBuilder,
-        RemoveVolumeOptions, UploadToContainerOptionsBuilder,
+        ListVolumesOptionsBuilder, RemoveVolumeOptions, UploadToContainerOptionsBuilder,
     },
 };
 use bytes::Bytes;
-use grid_platform_api::{ErrorKind, NodeData, NodeId, NodeUid, OwnerId, Result, SpawnConfig};
+use grid_platform_api::{
+    Error, ErrorKind, Failure, FailureReason, NodeData, NodeId, NodeUid, OwnerId, Result,
+    SpawnConfig,
+};
 
 use crate::{
     engine::{CALL, Engine, WORK},
-    error::error,
+    error::{Fault, error},
+    helper, images,
     tar::{Archive, Owner},
     translate::{label, node_id},
 };
@@ -92,14 +95,51 @@ pub(crate) async fn remove(
         Err(fault) if fault.status() == Some(404) => return Ok(()),
         Err(fault) => return Err(fault.into_error(format!("look at the volume `{name}`"))),
     }
-    let asked = engine
-        .docker
-        .remove_volume(name, None::<RemoveVolumeOptions>);
-    match engine.ask(WORK, asked).await {
+    let delete = || {
+        let none = None::<RemoveVolumeOptions>;
+        engine.ask(WORK, engine.docker.remove_volume(name, none))
+    };
+    let mut deleted = delete().await;
+    if deleted.as_ref().is_err_and(|it| it.status() == Some(409)) {
+        // An adapter may have been killed while it filled it.
+        helper::sweep(engine, owner, Some(id)).await?;
+        deleted = delete().await;
+    }
+    match deleted {
         Ok(()) => Ok(()),
         Err(fault) if fault.status() == Some(404) => Ok(()),
         Err(fault) => Err(fault.into_error(format!("delete the volume `{name}`"))),
     }
+}
+
+/// All volumes of this owner.
+async fn all(engine: &Engine, owner: &OwnerId) -> Result<Vec<Volume>> {
+    let filters = HashMap::from([("label", vec![format!("{}={owner}", label::OWNER)])]);
+    let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
+    let asked = engine.docker.list_volumes(Some(options));
+    let listed = engine.call("list the volumes", CALL, asked).await?;
+    Ok(listed.volumes.unwrap_or_default())
+}
+
+/// Deletes the secrets of nodes that are not there. Those of a container that nobody understands are in use, and stay.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn sweep_secrets(
+    engine: &Engine,
+    owner: &OwnerId,
+    is_node: impl Fn(&NodeId) -> bool,
+) -> Result<()> {
+    for volume in all(engine, owner).await? {
+        let id = node_id(&volume.labels).filter(|it| volume.name == secrets_name(it));
+        let Some(id) = id.filter(|it| !is_node(it)) else {
+            continue;
+        };
+        if let Err(e) = remove(engine, owner, &id, &volume.name).await {
+            tracing::warn!(node = %id, error = %e, "the secrets of a node that is gone are still there");
+        }
+    }
+    Ok(())
 }
 
 /// All data in volumes of this owner. `in_use` says of a node whether it is there and has its data in one.
@@ -111,11 +151,7 @@ pub(crate) async fn list(
     owner: &OwnerId,
     in_use: impl Fn(&NodeId) -> bool,
 ) -> Result<Vec<NodeData>> {
-    let filters = HashMap::from([("label", vec![format!("{}={owner}", label::OWNER)])]);
-    let options = ListVolumesOptionsBuilder::new().filters(&filters).build();
-    let asked = engine.docker.list_volumes(Some(options));
-    let listed = engine.call("list the volumes", CALL, asked).await?;
-    let volumes = listed.volumes.unwrap_or_default();
+    let volumes = all(engine, owner).await?;
     Ok(volumes
         .into_iter()
         .filter_map(|volume| {
@@ -138,6 +174,8 @@ pub(crate) async fn list(
 /// The engine's.
 pub(crate) async fn prepare(
     engine: &Engine,
+    owner: &OwnerId,
+    id: &NodeId,
     image: &str,
     data: Option<&str>,
     secrets: Option<(&str, &SpawnConfig)>,
@@ -163,19 +201,13 @@ pub(crate) async fn prepare(
         }
         mounts.push(mount(name, "secrets"));
     }
-    let body = ContainerCreateBody {
-        image: Some(image.to_owned()),
-        cmd: Some(vec!["none".to_owned()]),
-        host_config: Some(HostConfig {
-            mounts: Some(mounts),
-            network_mode: Some("none".to_owned()),
-            ..HostConfig::default()
-        }),
-        ..ContainerCreateBody::default()
+    let host_config = HostConfig {
+        mounts: Some(mounts),
+        network_mode: Some("none".to_owned()),
+        ..HostConfig::default()
     };
-    let options = CreateContainerOptionsBuilder::new().build();
-    let asked = engine.docker.create_container(Some(options), body);
-    let helper = engine.call("prepare volumes", WORK, asked).await?.id;
+    let helper = helper::make(engine, owner, Some(id), image, host_config).await;
+    let helper = helper.map_err(|fault| cannot_prepare(id, image, fault))?;
     let options = UploadToContainerOptionsBuilder::new()
         .path(PLACE)
         .copy_uidgid("true")
@@ -185,8 +217,20 @@ pub(crate) async fn prepare(
         .docker
         .upload_to_container(&helper, Some(options), bytes);
     let filled = engine.call("fill volumes", WORK, upload).await;
-    let options = RemoveContainerOptionsBuilder::new().force(true).build();
-    let removed = engine.docker.remove_container(&helper, Some(options));
-    let removed = engine.call("remove a container", WORK, removed).await;
+    let removed = helper::remove(engine, &helper).await;
     filled.and(removed)
+}
+
+/// Why volumes cannot be filled: most likely their helper's image was removed.
+fn cannot_prepare(id: &NodeId, image: &str, fault: Fault) -> Error {
+    if !images::is_missing(&fault) {
+        return fault.into_error("prepare volumes");
+    }
+    let failure = Failure::new(
+        FailureReason::ImageNotFound,
+        format!("the image `{image}`, by which its secrets are put in place, was removed"),
+    );
+    Error::spawn_failed(id, failure).with_hint(format!(
+        "Get the same image again (`docker pull`, `docker load`), or make the node of another: `grid update {id}`."
+    ))
 }

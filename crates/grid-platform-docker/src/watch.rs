@@ -257,8 +257,9 @@ fn concerns<'a>(event: &'a EventMessage, owner: &OwnerId) -> Option<Concern<'a>>
             let its_owner = labels.and_then(|it| it.get(label::OWNER));
             Some(Concern::Container {
                 id: actor.id.as_deref()?,
-                // What other agents have on the engine is theirs to ask after.
-                ours: its_owner.is_some_and(|it| it == owner.as_str()),
+                // What other agents have on the engine is theirs to ask after, and what helps for a moment is no node.
+                ours: its_owner.is_some_and(|it| it == owner.as_str())
+                    && !labels.is_some_and(|it| it.contains_key(label::HELPER)),
             })
         }
         EventMessageTypeEnum::IMAGE if IMAGE.contains(&action) => Some(Concern::Images),

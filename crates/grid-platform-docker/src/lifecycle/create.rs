@@ -68,7 +68,13 @@ async fn image_and_account(
         .await?;
     let account = inner
         .accounts
-        .of(&inner.engine, &inner.config, config, &image)
+        .of(
+            &inner.engine,
+            &inner.install.owner,
+            &inner.config,
+            config,
+            &image,
+        )
         .await?;
     Ok((image, account))
 }
@@ -108,7 +114,7 @@ async fn make(
     let mut left = PORT_TRIES;
     loop {
         let claim = inner.ports.claim(&config, inner.config.ports())?;
-        let places = places(inner, &config, &uid, account.owner).await?;
+        let places = places(inner, &config, &image.id, &uid, account.owner).await?;
         let body = translate::container(
             &config,
             &inner.config,
@@ -173,11 +179,12 @@ async fn make(
 async fn places(
     inner: &Arc<Inner>,
     config: &SpawnConfig,
+    image: &str,
     uid: &NodeUid,
     user: Owner,
 ) -> Result<Places> {
     if !inner.storage.is_shared() {
-        return in_volumes(inner, config, uid, user).await;
+        return in_volumes(inner, config, image, uid, user).await;
     }
     let (inner, config, uid) = (Arc::clone(inner), config.clone(), uid.clone());
     blocking(move || on_disk(&inner, &config, &uid, user)).await
@@ -228,6 +235,7 @@ fn on_disk(inner: &Arc<Inner>, config: &SpawnConfig, uid: &NodeUid, user: Owner)
 async fn in_volumes(
     inner: &Arc<Inner>,
     config: &SpawnConfig,
+    image: &str,
     uid: &NodeUid,
     user: Owner,
 ) -> Result<Places> {
@@ -235,11 +243,22 @@ async fn in_volumes(
     let data = volumes::data_name(id);
     volumes::ensure(engine, owner, id, uid, &data).await?;
     let secrets = (!config.secrets.is_empty()).then(|| volumes::secrets_name(id));
-    if let Some(name) = &secrets {
-        volumes::ensure(engine, owner, id, uid, name).await?;
+    let filled = async {
+        if let Some(name) = &secrets {
+            volumes::ensure(engine, owner, id, uid, name).await?;
+        }
+        let filled = secrets.as_deref().map(|it| (it, config));
+        volumes::prepare(engine, owner, id, image, Some(&data), filled, user).await
+    };
+    if let Err(e) = filled.await {
+        // Secrets that no node will have are kept nowhere.
+        if let Some(name) = &secrets
+            && let Err(left) = volumes::remove(engine, owner, id, name).await
+        {
+            tracing::warn!(node = %id, error = %left, "the secrets of a node that did not come to be are still there");
+        }
+        return Err(e);
     }
-    let filled = secrets.as_deref().map(|it| (it, config));
-    volumes::prepare(engine, reference(config), Some(&data), filled, user).await?;
     Ok(Places {
         data: DataPlace::Volume { name: data },
         secrets: secrets.map(|name| DataPlace::Volume { name }),

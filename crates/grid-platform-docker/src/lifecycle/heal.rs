@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use futures::{StreamExt, stream};
-use grid_platform_api::Result;
+use grid_platform_api::{NodeId, Result};
 use grid_platform_host::work::blocking;
 
 use super::{start, stop};
 use crate::{
+    helper,
     nodes::{self, Node, Situation},
     notes::Note,
     platform::Inner,
     translate::{self, Goal, Phase, Policy},
+    volumes,
 };
 
 /// How many nodes are healed at a time.
@@ -68,6 +70,7 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
             }
         })
         .await;
+    sweep_engine(inner).await;
     let sweeping = Arc::clone(inner);
     blocking(move || {
         let nodes = sweeping.registry.all();
@@ -80,6 +83,20 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// Takes away what an adapter was killed over on the engine: helpers, and volumes of secrets whose node is gone. Nobody else
+/// makes any yet. What stays is in nobody's way, and is told.
+async fn sweep_engine(inner: &Arc<Inner>) {
+    let (engine, owner) = (&inner.engine, &inner.install.owner);
+    let swept = async {
+        helper::sweep(engine, owner, None).await?;
+        let is_node = |id: &NodeId| inner.registry.get(id).is_some();
+        volumes::sweep_secrets(engine, owner, is_node).await
+    };
+    if let Err(e) = swept.await {
+        tracing::warn!(error = %e, "what a killed adapter left on the engine is still there");
+    }
 }
 
 async fn heal_one(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {

@@ -48,13 +48,15 @@ async fn remove_unknown(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Re
         found @ Found::Damaged(_) => return Err(super::foreign(id, &found)),
         Found::Nothing | Found::Theirs(_) => {}
     }
+    // A remove that was killed behind its container's end left them.
+    let (engine, owner) = (&inner.engine, &inner.install.owner);
+    volumes::remove(engine, owner, id, &volumes::secrets_name(id)).await?;
     if data == DataPolicy::Keep {
         return Ok(());
     }
     let (purging, left) = (Arc::clone(inner), id.clone());
     blocking(move || purging.data.purge_left(&left, &|| purging.used())).await?;
-    let name = volumes::data_name(id);
-    volumes::remove(&inner.engine, &inner.install.owner, id, &name).await
+    volumes::remove(engine, owner, id, &volumes::data_name(id)).await
 }
 
 async fn remove_in_turn(inner: &Arc<Inner>, node: &Arc<Node>, data: DataPolicy) -> Result<()> {

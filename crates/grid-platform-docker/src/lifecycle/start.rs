@@ -306,7 +306,16 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
             }
             let filled = Some((secrets.as_str(), config));
             let image = node.now().observed.image.clone();
-            volumes::prepare(&inner.engine, &image, None, filled, account.owner).await
+            volumes::prepare(
+                &inner.engine,
+                &inner.install.owner,
+                &node.id,
+                &image,
+                None,
+                filled,
+                account.owner,
+            )
+            .await
         }
         DataPlace::Path { path, ours } => {
             let (looking, id) = (Arc::clone(inner), node.id.clone());
@@ -354,6 +363,12 @@ async fn account(inner: &Arc<Inner>, config: &SpawnConfig) -> Result<Account> {
         .unwrap_or_default();
     inner
         .accounts
-        .of(&inner.engine, &inner.config, config, &image)
+        .of(
+            &inner.engine,
+            &inner.install.owner,
+            &inner.config,
+            config,
+            &image,
+        )
         .await
 }

@@ -180,6 +180,8 @@ pub(crate) mod label {
     pub(crate) const IMAGE: &str = "sutra.image";
     /// What became of an image that begins as root: `refused` or `granted`.
     pub(crate) const ROOT: &str = "sutra.root";
+    /// On a container that never runs: for which node it was made.
+    pub(crate) const HELPER: &str = "sutra.helper";
     /// Before each label of the request.
     pub(crate) const USER: &str = "sutra.label.";
 }

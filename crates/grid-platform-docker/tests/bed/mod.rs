@@ -12,6 +12,7 @@ use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
+    process::Command,
     sync::{Arc, Mutex, OnceLock},
 };
 
@@ -67,6 +68,30 @@ pub(crate) fn image(api: &Api, name: &str, image: Image) -> Outcome<String> {
     image.load(api, &reference).map_err(Failed::new)?;
     loaded.insert(key, reference.clone());
     Ok(reference)
+}
+
+/// Set in the environment of a test that runs in a mount namespace of its own.
+const APART: &str = "SUTRA_GRID_TEST_APART";
+
+/// Whether this is the run of a test in a mount namespace of its own, where it can mount what the engine does not see. Elsewhere
+/// such a run is made, and has to succeed.
+///
+/// # Errors
+/// When it cannot be made, or fails.
+pub(crate) fn is_apart(test: &str) -> Outcome<bool> {
+    if std::env::var_os(APART).is_some() {
+        return Ok(true);
+    }
+    let status = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe()?)
+        .args(["--exact", test, "--nocapture"])
+        .env(APART, "yes")
+        .status()?;
+    match status.success() {
+        true => Ok(false),
+        false => Err(Failed::new(format!("`{test}` fails apart: {status}"))),
+    }
 }
 
 /// The image that holds the probe and nothing else.
@@ -170,6 +195,48 @@ impl Place {
             owners.push(owner);
         }
         Ok(platform)
+    }
+
+    /// Moves what is in the place out of the engine's sight: it is found where it was, by this process alone, which has to run
+    /// [apart](is_apart).
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub(crate) fn hide(&self) -> Outcome {
+        let (shown, hidden) = (self.host.path(), self.hidden());
+        fs::create_dir(&hidden)?;
+        fs::set_permissions(&hidden, fs::metadata(shown)?.permissions())?;
+        move_all(shown, &hidden)?;
+        run(Command::new("mount").arg("--bind").arg(hidden).arg(shown))
+    }
+
+    /// Undoes [`hide`](Self::hide).
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub(crate) fn show(&self) -> Outcome {
+        let (shown, hidden) = (self.host.path(), self.hidden());
+        run(Command::new("umount").arg(shown))?;
+        move_all(&hidden, shown)?;
+        Ok(fs::remove_dir(hidden)?)
+    }
+
+    fn hidden(&self) -> PathBuf {
+        self.host.path().with_extension("hidden")
+    }
+
+    /// The volumes that the engine has, by their names.
+    ///
+    /// # Errors
+    /// The engine's words.
+    pub(crate) fn volumes(&self) -> Outcome<Vec<(String, PathBuf)>> {
+        let all = self.api.get("/volumes").map_err(Failed::new)?;
+        let all = all["Volumes"].as_array().into_iter().flatten();
+        let pair = |it: &Value| {
+            let name = it["Name"].as_str()?.to_owned();
+            Some((name, it["Mountpoint"].as_str()?.into()))
+        };
+        Ok(all.filter_map(pair).collect())
     }
 
     fn owners(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
@@ -296,6 +363,25 @@ impl Drop for Place {
     fn drop(&mut self) {
         // A test that panics comes by here only.
         let _ = self.clean_up();
+        if self.hidden().exists() {
+            let _ = self.show();
+        }
+    }
+}
+
+fn move_all(from: &Path, to: &Path) -> Outcome {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::rename(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+fn run(command: &mut Command) -> Outcome {
+    let status = command.status()?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(Failed::new(format!("{command:?} ended with {status}"))),
     }
 }
 

@@ -1,0 +1,194 @@
+//! Images of other shapes than the probe's, and engines that do not see the agent's files or are spoken to over a network.
+
+#![allow(clippy::unwrap_used, reason = "all of it is for tests")]
+
+mod bed;
+
+use std::{path::Path, time::Duration};
+
+use bed::Place;
+use grid_platform_api::{
+    DataPolicy, Error, ErrorKind, FailureReason, HealthCheck, NodeId, NodeState, Platform,
+    PlatformExt, Program, ReadyMode, RestartMode, SpawnConfig, SpawnConfigBuilder,
+};
+use grid_platform_docker::DockerPlatform;
+use grid_platform_testing::probe;
+use grid_testbed::{Image, Kind, Tar};
+use serde_json::json;
+
+/// The longest that is waited for a state.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+const USERS: &str = "root:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\nredis:x:999:998::/:/bin/sh\n";
+
+fn place() -> Place {
+    Place::new(&bed::engine(Kind::Docker).unwrap()).unwrap()
+}
+
+/// An id that no other run has on the engine.
+fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
+}
+
+/// The probe in an image with users and a file of this name in `/keep`.
+fn files(mark: &str) -> Tar {
+    Tar::default()
+        .file("grid-probe", 0o755, probe::BYTES)
+        .file("etc/passwd", 0o644, USERS.as_bytes())
+        .dir("keep", 0o755, 999)
+        .file(&format!("keep/{mark}"), 0o644, b"")
+}
+
+fn image(place: &Place, name: &str, change: impl FnOnce(Image) -> Image) -> Program {
+    let image = Image::new(files(name)).entrypoint(&["/grid-probe"]);
+    let reference = bed::image(&place.api, name, change(image)).unwrap();
+    Program::image(reference, [] as [&str; 0])
+}
+
+fn node(name: &str, program: Program) -> SpawnConfigBuilder {
+    SpawnConfig::builder(unique(name), program)
+        .port(0)
+        .restart(RestartMode::Never)
+        .ready(ReadyMode::Healthy { timeout: PATIENCE })
+        .health(HealthCheck::tcp())
+}
+
+/// Whether a volume of the engine holds a file of this name.
+fn is_in_a_volume(place: &Place, mark: &str) -> bool {
+    let volumes = place.volumes().unwrap();
+    volumes.iter().any(|(_, path)| path.join(mark).exists())
+}
+
+fn has_volume(place: &Place, name: &str) -> bool {
+    place.volumes().unwrap().iter().any(|it| it.0 == name)
+}
+
+async fn gone(platform: &DockerPlatform, id: &NodeId) {
+    let gone = platform.wait_for(id, PATIENCE, |it| it.is_none());
+    gone.await.unwrap();
+}
+
+fn check_failure(error: &Error, reason: FailureReason, hint: &str) {
+    assert_eq!(error.kind(), ErrorKind::SpawnFailed, "{error:?}");
+    assert_eq!(error.failure().unwrap().reason, reason, "{error:?}");
+    assert!(error.hint().unwrap().contains(hint), "{error:?}");
+}
+
+/// Opens the place's own adapter behind one that was just dropped, which may still let go of the state.
+async fn opened(place: &Place) -> DockerPlatform {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        match place.open(place.own_config()).await {
+            Ok(platform) => return platform,
+            Err(e) if tokio::time::Instant::now() > deadline => panic!("{e:?}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn secrets_in_volumes_go_with_their_node() {
+    if !bed::is_apart("secrets_in_volumes_go_with_their_node").unwrap() {
+        return;
+    }
+    let place = place();
+    place.hide().unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let config = node("secret", place.probe(&[]).unwrap())
+        .secret("key", "hunter2".into())
+        .build()
+        .unwrap();
+    let id = config.node_id.clone();
+    let (data, secrets) = (id.native_name(), format!("{}.secrets", id.native_name()));
+    // As after a remove that was killed behind the end of the container.
+    let lose = async |platform: &DockerPlatform| {
+        platform.spawn_node(config.clone()).await.unwrap();
+        assert!(has_volume(&place, &secrets));
+        let container = place.containers(&id).unwrap()[0]["Id"].clone();
+        let path = format!("/containers/{}?force=true", container.as_str().unwrap());
+        place.api.call("DELETE", &path, None).unwrap();
+        gone(platform, &id).await;
+    };
+    lose(&platform).await;
+    platform.remove_node(&id, DataPolicy::Keep).await.unwrap();
+    assert!(!has_volume(&place, &secrets));
+    assert!(has_volume(&place, &data));
+    lose(&platform).await;
+    drop(platform);
+    let platform = opened(&place).await;
+    assert!(!has_volume(&place, &secrets));
+    assert!(has_volume(&place, &data));
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn helpers_of_a_killed_adapter_keep_no_data() {
+    if !bed::is_apart("helpers_of_a_killed_adapter_keep_no_data").unwrap() {
+        return;
+    }
+    let place = place();
+    place.hide().unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let config = node("helped", place.probe(&[]).unwrap()).build().unwrap();
+    let id = config.node_id.clone();
+    let owner = platform.probe().await.unwrap().owner;
+    let Program::Image { image, .. } = &config.program else {
+        panic!("it is an image");
+    };
+    let leave = |of: &str| {
+        let body = json!({
+            "Image": image,
+            "Labels": { "sutra.owner": owner.as_str(), "sutra.helper": of },
+            "HostConfig": { "Mounts": [
+                { "Type": "volume", "Source": id.native_name(), "Target": "/x" },
+            ] },
+        });
+        let made = place.api.call("POST", "/containers/create", Some(&body));
+        made.unwrap()["Id"].as_str().unwrap().to_owned()
+    };
+    let is_there = |container: &str| {
+        let path = format!("/containers/{container}/json");
+        place.api.get(&path).is_ok()
+    };
+    platform.spawn_node(config.clone()).await.unwrap();
+    let own = leave(id.as_str());
+    let other = leave("-");
+    drop(platform);
+    let platform = opened(&place).await;
+    assert!(!is_there(&own) && !is_there(&other));
+    let own = leave(id.as_str());
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    assert!(!is_there(&own));
+    assert!(!has_volume(&place, &id.native_name()));
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn a_node_with_secrets_whose_image_was_removed_says_so() {
+    if !bed::is_apart("a_node_with_secrets_whose_image_was_removed_says_so").unwrap() {
+        return;
+    }
+    let place = place();
+    place.hide().unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let program = image(&place, &unique("removed"), |it| it);
+    let config = node("removed", program)
+        .secret("key", "hunter2".into())
+        .build()
+        .unwrap();
+    let id = config.node_id.clone();
+    let Program::Image { image, .. } = &config.program else {
+        panic!("it is an image");
+    };
+    platform.spawn_node(config.clone()).await.unwrap();
+    platform.stop_node(&id).await.unwrap();
+    let path = format!("/images/{image}?force=true");
+    place.api.call("DELETE", &path, None).unwrap();
+    let error = platform.spawn_node(config.clone()).await.unwrap_err();
+    check_failure(&error, FailureReason::ImageNotFound, "docker pull");
+    let seen = platform.get_node_status(&id).await.unwrap();
+    assert!(matches!(seen.state, NodeState::Stopped { .. }), "{seen:?}");
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
