@@ -23,11 +23,9 @@ use crate::{
 const MAX: usize = 1024 * 1024;
 
 /// Who a node runs as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// In the engine's form; `None` leaves the image's own.
-    pub(crate) user: Option<String>,
-    /// By numbers: who its data belongs to.
+    /// By numbers, which the engine is given too: a name it might read otherwise than it was read here. Its data belongs to it.
     pub(crate) owner: Owner,
     /// What became of an image that begins as root.
     pub(crate) root: Root,
@@ -82,11 +80,7 @@ impl Accounts {
                 owner
             }
         };
-        Ok(Account {
-            user: None,
-            owner,
-            root: Root::NotAsked,
-        })
+        of_image(settings, owner)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String), Owner>> {
@@ -105,37 +99,41 @@ fn choose(settings: &DockerConfig, config: &SpawnConfig, image: &Image) -> Resul
     if config.run_as.is_some() {
         return requested(settings, config).map(Choice::Known);
     }
-    let (user, group) = match image.user.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (image.user.as_str(), None),
-    };
-    if !matches!(user, "" | "0" | "root") {
-        let number = user.parse().ok();
-        let group = group.map_or(number, |it| it.parse().ok());
-        return Ok(match (number, group) {
-            (Some(uid), Some(gid)) => Choice::Known(Account {
-                user: None,
-                owner: Owner { uid, gid },
-                root: Root::NotAsked,
-            }),
-            _ => Choice::Named(image.user.clone()),
-        });
+    match numbers(&image.user) {
+        Some(owner) => of_image(settings, owner).map(Choice::Known),
+        None => Ok(Choice::Named(image.user.clone())),
     }
-    if settings.security.run_as_image_user {
-        return Ok(Choice::Known(Account {
-            user: None,
-            owner: Owner { uid: 0, gid: 0 },
-            root: Root::Granted,
-        }));
+}
+
+/// The user that an image names, where that takes no look into it. A number without a group is its own group.
+fn numbers(user: &str) -> Option<Owner> {
+    // An image needs no list of users to begin as root.
+    let number = |it: &str| match it {
+        "" | "root" => Some(0),
+        other => other.parse().ok(),
+    };
+    let (user, group) = user.split_once(':').unwrap_or((user, user));
+    Some(Owner {
+        uid: number(user)?,
+        gid: number(group)?,
+    })
+}
+
+/// Who a node runs as whose image begins as that user: root, under whatever name, only where a setting says so.
+fn of_image(settings: &DockerConfig, owner: Owner) -> Result<Account> {
+    let root = match (owner.uid, settings.security.run_as_image_user) {
+        (0, true) => Root::Granted,
+        (0, false) => Root::Refused,
+        _ => Root::NotAsked,
+    };
+    if root != Root::Refused {
+        return Ok(Account { owner, root });
     }
     let (uid, gid) = settings
         .account()
         .ok_or_else(|| error(ErrorKind::InvalidConfig, "`user` is no pair of numbers"))?;
-    Ok(Choice::Known(Account {
-        user: Some(format!("{uid}:{gid}")),
-        owner: Owner { uid, gid },
-        root: Root::Refused,
-    }))
+    let owner = Owner { uid, gid };
+    Ok(Account { owner, root })
 }
 
 /// The user that a request names, by the list of the agent's host.
@@ -179,7 +177,6 @@ fn requested(settings: &DockerConfig, config: &SpawnConfig) -> Result<Account> {
         .with_hint("Add the user to the group on the host, or leave `group` out."));
     }
     Ok(Account {
-        user: Some(format!("{}:{}", account.uid, account.gid)),
         owner: Owner {
             uid: account.uid,
             gid: account.gid,
@@ -317,27 +314,44 @@ mod tests {
 
     #[test]
     fn root_is_for_who_is_told_so() {
-        let check = |image_user: &str, root: bool, expect: (Option<&str>, u32, u32, Root)| {
+        let check = |image_user: &str, root: bool, expect: (u32, u32, Root)| {
             let found = choice(image_user, None, |it| it.security.run_as_image_user = root);
             let Ok(Choice::Known(account)) = found else {
                 panic!("{image_user} is known");
             };
             let owner = account.owner;
-            let found = (account.user.as_deref(), owner.uid, owner.gid, account.root);
+            let found = (owner.uid, owner.gid, account.root);
             assert_eq!(found, expect, "{image_user}");
         };
-        for root in ["", "0", "root", "0:0", "root:root"] {
-            check(
-                root,
-                false,
-                (Some("65532:65532"), 65_532, 65_532, Root::Refused),
-            );
-            check(root, true, (None, 0, 0, Root::Granted));
+        for root in ["", "0", "00", "+0", "root", "0:0", "000:0", "root:root"] {
+            check(root, false, (65_532, 65_532, Root::Refused));
+            check(root, true, (0, 0, Root::Granted));
         }
-        check("1000", false, (None, 1000, 1000, Root::NotAsked));
-        check("1000:50", false, (None, 1000, 50, Root::NotAsked));
-        let named = choice("redis", None, |_| {}).unwrap();
-        assert_eq!(named, Choice::Named("redis".into()));
+        check("0:5", false, (65_532, 65_532, Root::Refused));
+        check("0:5", true, (0, 5, Root::Granted));
+        check("1000", false, (1000, 1000, Root::NotAsked));
+        check("1000:50", false, (1000, 50, Root::NotAsked));
+        check("1000:0", false, (1000, 0, Root::NotAsked));
+        for name in ["redis", "root:disk", "1000:data"] {
+            let named = choice(name, None, |_| {}).unwrap();
+            assert_eq!(named, Choice::Named(name.into()));
+        }
+    }
+
+    #[test]
+    fn root_is_root_under_any_name() {
+        let passwd = "toor:x:0:0::/:/bin/sh\n";
+        let mut settings = DockerConfig::new("/s", "/d");
+        for user in ["toor", "0:data", "toor:data"] {
+            let found = find(user, passwd, GROUP).unwrap();
+            let account = of_image(&settings, found).unwrap();
+            assert_eq!(account.root, Root::Refused, "{user}");
+            assert_eq!((account.owner.uid, account.owner.gid), (65_532, 65_532));
+        }
+        settings.security.run_as_image_user = true;
+        let account = of_image(&settings, Owner { uid: 0, gid: 50 }).unwrap();
+        assert_eq!(account.root, Root::Granted);
+        assert_eq!((account.owner.uid, account.owner.gid), (0, 50));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Archives as the engine takes them in (POSIX.1-1988 ustar): directories and small files with their owners.
 
+use std::fmt;
+
 /// An archive that is being made.
 #[derive(Default)]
 pub(crate) struct Archive(Vec<u8>);
@@ -9,6 +11,24 @@ pub(crate) struct Archive(Vec<u8>);
 pub(crate) struct Owner {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
+}
+
+impl fmt::Display for Owner {
+    /// As the engine takes a container's user.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+impl Owner {
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let (uid, gid) = text.split_once(':')?;
+        Some(Self {
+            uid: uid.parse().ok()?,
+            gid: gid.parse().ok()?,
+        })
+    }
 }
 
 const BLOCK: usize = 512;

@@ -181,6 +181,8 @@ impl Feed {
                 let events = listen(&self.engine, heard);
                 let inner = inner.upgrade();
                 if let Some(inner) = &inner {
+                    // Of a tag that was moved meanwhile no event tells.
+                    inner.images.forget(None);
                     nodes::resync(inner, reason).await?;
                 }
                 Ok::<_, Error>((heard, events))

@@ -74,6 +74,91 @@ fn check_failure(error: &Error, reason: FailureReason, hint: &str) {
     assert!(error.hint().unwrap().contains(hint), "{error:?}");
 }
 
+#[tokio::test]
+async fn an_image_with_several_volumes_is_refused() {
+    let place = place();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let program = image(&place, "several", |it| {
+        it.set("Volumes", json!({ "/data": {}, "/keep": {} }))
+    });
+    let config = node("several", program).build().unwrap();
+    let id = config.node_id.clone();
+    let error = platform.spawn_node(config).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    assert!(error.hint().unwrap().contains("VOLUME"), "{error:?}");
+    assert!(place.containers(&id).unwrap().is_empty());
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn an_image_of_a_named_user_leaves_nothing_but_its_node() {
+    let place = place();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let mark = unique("named");
+    let program = image(&place, &mark, |it| {
+        it.set("Volumes", json!({ "/keep": {} }))
+            .set("User", json!("redis"))
+    });
+    let config = node("named", program).build().unwrap();
+    let id = config.node_id.clone();
+    platform.spawn_node(config).await.unwrap();
+    let containers = place.containers(&id).unwrap();
+    assert_eq!(containers.len(), 1);
+    let container = containers[0]["Id"].as_str().unwrap();
+    let path = format!("/containers/{container}/json");
+    let made = place.api.get(&path).unwrap();
+    assert_eq!(made["Config"]["User"], "999:998");
+    // By its id, as its name may be another's by then.
+    assert_eq!(made["Config"]["Image"], made["Image"]);
+    // What looked into it took the nameless volume of the image along.
+    assert!(!is_in_a_volume(&place, &mark));
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn an_image_whose_user_is_root_by_another_name_does_not_run_as_root() {
+    let place = place();
+    let platform = place.open(place.own_config()).await.unwrap();
+    for user in ["toor", "00"] {
+        let name = format!("root-as-{user}");
+        let program = image(&place, &name, |it| it.set("User", json!(user)));
+        let config = node(&name, program).build().unwrap();
+        let id = config.node_id.clone();
+        platform.spawn_node(config).await.unwrap();
+        let live = place.census(&id).unwrap();
+        assert_eq!(live.len(), 1, "{live:?}");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", live[0].pid)).unwrap();
+        let users = status.lines().find(|it| it.starts_with("Uid:")).unwrap();
+        assert!(!users.contains("\t0"), "{user}: {users}");
+        platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    }
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn a_volume_is_the_nodes_and_holds_nothing_of_the_image() {
+    if !bed::is_apart("a_volume_is_the_nodes_and_holds_nothing_of_the_image").unwrap() {
+        return;
+    }
+    let place = place();
+    place.hide().unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let mark = unique("copied");
+    let program = image(&place, &mark, |it| {
+        it.set("Volumes", json!({ "/keep": {} }))
+    });
+    // It writes into its data when it boots.
+    let config = node("copied", program).build().unwrap();
+    let id = config.node_id.clone();
+    platform.spawn_node(config).await.unwrap();
+    assert!(has_volume(&place, &id.native_name()));
+    assert!(!is_in_a_volume(&place, &mark));
+    assert_eq!(place.boots(&id).unwrap().len(), 1);
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
+
 /// Opens the place's own adapter behind one that was just dropped, which may still let go of the state.
 async fn opened(place: &Place) -> DockerPlatform {
     let deadline = tokio::time::Instant::now() + PATIENCE;

@@ -64,7 +64,7 @@ fn official(api: &Api, name: &str, script: &str) -> String {
     ] {
         files = files.program(program).unwrap();
     }
-    let image = Image::new(files.layer())
+    let image = Image::new(files.layer().dir("data", 0o755, 999))
         .entrypoint(&["/entrypoint.sh"])
         .set("Cmd", json!(["redis-server"]))
         .set("Env", json!(["PATH=/usr/bin:/bin"]))
@@ -212,6 +212,60 @@ async fn redis_of_the_official_shape_runs_as_the_nodes_user() {
         .remove_node(&node.node_id, DataPolicy::Purge)
         .await
         .unwrap();
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn redis_of_the_official_shape_has_its_data_in_a_volume_of_the_engine() {
+    let test = "redis_of_the_official_shape_has_its_data_in_a_volume_of_the_engine";
+    if !bed::is_apart(test).unwrap() {
+        return;
+    }
+    let api = bed::engine(Kind::Docker).unwrap();
+    let place = Place::new(&api).unwrap();
+    place.hide().unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let image = official(&api, "redis-official", ENTRYPOINT);
+    let config = node(&unique("redis-in-volume"), &image, &["redis-server"])
+        .build()
+        .unwrap();
+    let id = config.node_id.clone();
+    let first = platform.spawn_node(config.clone()).await.unwrap();
+    // The volume is the node's, whoever has that directory in the image.
+    assert_eq!(ask(&first, "SET key kept").unwrap(), "+OK");
+    platform.remove_node(&id, DataPolicy::Keep).await.unwrap();
+    let second = platform.spawn_node(config).await.unwrap();
+    assert_eq!(ask(&second, "STRLEN key").unwrap(), ":4");
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
+
+#[tokio::test]
+async fn redis_that_keeps_its_data_where_its_image_says_has_it_after_an_update() {
+    let api = bed::engine(Kind::Docker).unwrap();
+    let place = Place::new(&api).unwrap();
+    let platform = place.open(place.own_config()).await.unwrap();
+    let files = Files::default().program(SERVER).unwrap();
+    let image = Image::new(files.layer())
+        .entrypoint(&[SERVER])
+        .set("Volumes", json!({ "/var/lib/redis": {} }));
+    let image = bed::image(&api, "redis-volume", image).unwrap();
+    let mut config = node(&unique("redis-own"), &image, &[]).build().unwrap();
+    let Program::Image { args, .. } = &mut config.program else {
+        panic!("it is an image");
+    };
+    for arg in args.iter_mut().filter(|it| *it == "{data_path}") {
+        "/var/lib/redis".clone_into(arg);
+    }
+    let id = config.node_id.clone();
+    let first = platform.spawn_node(config.clone()).await.unwrap();
+    assert_eq!(ask(&first, "SET key kept").unwrap(), "+OK");
+    platform.remove_node(&id, DataPolicy::Keep).await.unwrap();
+    config.memory_limit_mb = Some(128);
+    let second = platform.spawn_node(config).await.unwrap();
+    assert_ne!(second.uid, first.uid);
+    assert_eq!(ask(&second, "STRLEN key").unwrap(), ":4");
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
     place.clean_up().unwrap();
 }
 

@@ -37,10 +37,8 @@ pub(crate) struct Image {
     pub(crate) user: String,
     /// The TCP ports that it exposes, in order.
     pub(crate) exposed_tcp: Vec<u16>,
-    /// It has a health check of its own.
-    pub(crate) has_healthcheck: bool,
-    /// It has an entrypoint or a command: something runs if the request names no arguments.
-    pub(crate) has_program: bool,
+    /// The directories that it keeps in volumes, in order.
+    pub(crate) volumes: Vec<String>,
 }
 
 /// What is known of images.
@@ -173,7 +171,6 @@ fn translate(reference: &str, inspected: ImageInspect) -> Image {
         .collect();
     exposed_tcp.sort_unstable();
     exposed_tcp.dedup();
-    let runs = |words: Option<Vec<String>>| words.is_some_and(|it| !it.is_empty());
     // What it was pulled as under this name comes first; one image may have many names.
     let name = reference::split(reference).0;
     let digests = inspected.repo_digests.unwrap_or_default();
@@ -182,17 +179,14 @@ fn translate(reference: &str, inspected: ImageInspect) -> Image {
             .is_some_and(|(whole, _)| whole == name || whole.ends_with(&format!("/{name}")))
     };
     let digest = digests.iter().find(of_name).or(digests.first()).cloned();
-    let checks = config
-        .healthcheck
-        .and_then(|it| it.test)
-        .unwrap_or_default();
+    let mut volumes = config.volumes.unwrap_or_default();
+    volumes.sort_unstable();
     Image {
         id: inspected.id.unwrap_or_default(),
         digest,
         user: config.user.unwrap_or_default(),
         exposed_tcp,
-        has_healthcheck: checks.first().is_some_and(|it| it != "NONE"),
-        has_program: runs(config.entrypoint) || runs(config.cmd),
+        volumes,
     }
 }
 
@@ -241,7 +235,7 @@ mod tests;
 
 #[cfg(test)]
 mod table {
-    use bollard::models::{HealthConfig, ImageConfig};
+    use bollard::models::ImageConfig;
 
     use super::*;
 
@@ -256,11 +250,7 @@ mod table {
             config: Some(ImageConfig {
                 user: Some("redis".into()),
                 exposed_ports: Some(vec!["6379/tcp".into(), "53/udp".into(), "80/tcp".into()]),
-                entrypoint: Some(vec!["/app".into()]),
-                healthcheck: Some(HealthConfig {
-                    test: Some(vec!["CMD".into(), "/check".into()]),
-                    ..HealthConfig::default()
-                }),
+                volumes: Some(vec!["/data".into(), "/a".into()]),
                 ..ImageConfig::default()
             }),
             ..ImageInspect::default()
@@ -271,8 +261,7 @@ mod table {
             digest: Some("localhost:5000/team/app@sha256:3".into()),
             user: "redis".into(),
             exposed_tcp: vec![80, 6379],
-            has_healthcheck: true,
-            has_program: true,
+            volumes: vec!["/a".into(), "/data".into()],
         };
         assert_eq!(image, expect);
         // Podman gives the whole name where the reference has a short one.

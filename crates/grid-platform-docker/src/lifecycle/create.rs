@@ -18,7 +18,7 @@ use super::{foreign, remove, start};
 use crate::{
     account::Account,
     engine::WORK,
-    error::{Fault, error},
+    error::{Fault, PLATFORM, error},
     images::{self, Image},
     nodes::{self, Found, Node},
     platform::Inner,
@@ -29,6 +29,8 @@ use crate::{
 
 /// How often ports are allocated anew when the engine finds them taken that looked free from here.
 const PORT_TRIES: usize = 10;
+/// How often an image is looked for again that is gone when a container is made of it.
+const IMAGE_TRIES: usize = 2;
 /// How long a name may be taken by a container that is being made or removed, and how often is looked.
 const NAME_LIMIT: Duration = Duration::from_secs(60);
 const NAME_PAUSE: Duration = Duration::from_millis(20);
@@ -43,14 +45,25 @@ pub(crate) enum Outcome {
 
 /// Makes the node and starts it, in its turn.
 pub(crate) async fn create(inner: &Arc<Inner>, config: SpawnConfig, turn: Turn) -> Result<Outcome> {
-    let (image, account) = image_and_account(inner, &config).await?;
-    let making = Arc::clone(inner);
-    let work = async move {
-        let made = make(&making, config, image, account).await;
-        drop(turn);
-        made
-    };
-    detached(&inner.closing, work).await
+    let mut turn = turn;
+    for _ in 0..IMAGE_TRIES {
+        // A stop may end it: a pull takes its time.
+        let (image, account) = image_and_account(inner, &config).await?;
+        let (making, request) = (Arc::clone(inner), config.clone());
+        let work = async move {
+            let made = make(&making, request, image, account).await;
+            made.map(|it| (it, turn))
+        };
+        match detached(&inner.closing, work).await? {
+            (Some(outcome), _) => return Ok(outcome),
+            (None, back) => turn = back,
+        }
+        // What is known of it was true before.
+        inner.images.forget(Some(reference(&config)));
+    }
+    let image = reference(&config);
+    let message = format!("the image `{image}` is removed each time that a node is made of it");
+    Err(error(ErrorKind::Unavailable, message))
 }
 
 async fn image_and_account(
@@ -66,6 +79,7 @@ async fn image_and_account(
             reference(config),
         )
         .await?;
+    has_one_volume(&image, reference(config))?;
     let account = inner
         .accounts
         .of(
@@ -77,6 +91,22 @@ async fn image_and_account(
         )
         .await?;
     Ok((image, account))
+}
+
+/// Refuses an image that keeps its data in several places: one of them is the node's data, and the engine would make others
+/// that are lost with the container, at an update too.
+fn has_one_volume(image: &Image, reference: &str) -> Result<()> {
+    let volumes: Vec<&str> = translate::kept_by(image).collect();
+    if volumes.len() < 2 {
+        return Ok(());
+    }
+    let what = format!(
+        "keep the data of the image `{reference}`, which has several volumes (`{}`)",
+        volumes.join("`, `")
+    );
+    Err(Error::unsupported(PLATFORM, &what).with_hint(
+        "Use an image with one `VOLUME` at most: a node has its data in one place, which is there and at `{data_path}`.",
+    ))
 }
 
 fn reference(config: &SpawnConfig) -> &str {
@@ -101,16 +131,16 @@ struct Made {
     _claim: PathClaim,
 }
 
+/// Makes the container and starts it; `None` when its image is not there any more.
 async fn make(
     inner: &Arc<Inner>,
     config: SpawnConfig,
-    mut image: Arc<Image>,
+    image: Arc<Image>,
     account: Account,
-) -> Result<Outcome> {
+) -> Result<Option<Outcome>> {
     let id = &config.node_id;
     let uid = NodeUid::from_bytes(random()?);
     let digest = Digest::of(&config, &inner.install.key);
-    let mut image_is_fresh = false;
     let mut left = PORT_TRIES;
     loop {
         let claim = inner.ports.claim(&config, inner.config.ports())?;
@@ -124,7 +154,7 @@ async fn make(
                 digest: &digest,
                 image: &image,
                 ports: &claim.ports,
-                user: account.user.clone(),
+                user: account.owner,
                 root: account.root,
                 data: &places.data,
                 secrets: places.secrets.clone(),
@@ -137,19 +167,8 @@ async fn make(
             Err(refusal) => {
                 undo(inner, id, &uid, places).await;
                 match refusal {
-                    Refusal::NoImage if !image_is_fresh => {
-                        // What is known of it was true before.
-                        inner.images.forget(Some(reference(&config)));
-                        image = image_and_account(inner, &config).await?.0;
-                        image_is_fresh = true;
-                        continue;
-                    }
-                    Refusal::NoImage => {
-                        let image = reference(&config);
-                        let message = format!("the image `{image}` was removed meanwhile");
-                        return Err(error(ErrorKind::Unavailable, message));
-                    }
-                    Refusal::There => return Ok(Outcome::There),
+                    Refusal::NoImage => return Ok(None),
+                    Refusal::There => return Ok(Some(Outcome::There)),
                     Refusal::Other(e) => return Err(e),
                 }
             }
@@ -169,7 +188,7 @@ async fn make(
             started => {
                 // It is there, whether its program runs or not.
                 claim.keep();
-                return started.map(Outcome::Made);
+                return started.map(|it| Some(Outcome::Made(it)));
             }
         }
     }

@@ -13,7 +13,6 @@ use grid_platform_api::{
 use grid_platform_host::{data, error::Context, files::Durable, ports, work::blocking};
 
 use crate::{
-    account::Account,
     engine::{Engine, WORK},
     error::{Fault, error},
     nodes::{self, Found, Node},
@@ -297,7 +296,16 @@ pub(crate) async fn failed(inner: &Arc<Inner>, node: &Arc<Node>, failure: Failur
 /// Sees that the data is where it was, and puts the secrets where the program finds them.
 async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Result<()> {
     let record = node.now().record;
-    let account = account(inner, config).await?;
+    // As it was decided when the container was made.
+    let user = node.now().observed.user.ok_or_else(|| {
+        error(
+            ErrorKind::Corrupt,
+            format!(
+                "the container of the node `{}` has no user by numbers",
+                node.id
+            ),
+        )
+    })?;
     match &record.data {
         DataPlace::Volume { .. } => {
             let secrets = volumes::secrets_name(&node.id);
@@ -313,7 +321,7 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
                 &image,
                 None,
                 filled,
-                account.owner,
+                user,
             )
             .await
         }
@@ -322,7 +330,7 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
             let (path, ours, uid, config) = (path.clone(), *ours, node.uid.clone(), config.clone());
             let began = node.now().observed.started_at.is_some();
             let missing = blocking(move || {
-                looking.secrets.write(&id, &uid, &config, account.owner)?;
+                looking.secrets.write(&id, &uid, &config, user)?;
                 if !began {
                     return Ok(None);
                 }
@@ -349,26 +357,4 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
             }
         }
     }
-}
-
-/// Who a node that is there runs as.
-async fn account(inner: &Arc<Inner>, config: &SpawnConfig) -> Result<Account> {
-    let grid_platform_api::Program::Image { image, .. } = &config.program else {
-        return Err(error(ErrorKind::Internal, "the node has no image"));
-    };
-    let image = inner
-        .images
-        .look(&inner.engine, image)
-        .await?
-        .unwrap_or_default();
-    inner
-        .accounts
-        .of(
-            &inner.engine,
-            &inner.install.owner,
-            &inner.config,
-            config,
-            &image,
-        )
-        .await
 }

@@ -2,17 +2,18 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::Path,
     time::Duration,
 };
 
 use bollard::models::{
-    ContainerCreateBody, HostConfig, Mount, MountType, PortBinding, ResourcesUlimits,
-    RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, HostConfig, Mount, MountType, MountVolumeOptions, PortBinding,
+    ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use grid_platform_api::{Digest, NodeUid, OwnerId, Place, RestartMode, SpawnConfig, fault};
 
 use super::{DataPlace, Root, label};
-use crate::{config::DockerConfig, images::Image, logs, network};
+use crate::{config::DockerConfig, images::Image, logs, network, tar::Owner};
 
 /// Where a program finds its data.
 pub(crate) const DATA: &str = "/data";
@@ -29,8 +30,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) image: &'a Image,
     /// The ports by name, as clients reach them.
     pub(crate) ports: &'a BTreeMap<String, u16>,
-    /// Who it runs as, in the engine's form; `None` leaves the image's own.
-    pub(crate) user: Option<String>,
+    /// Who it runs as.
+    pub(crate) user: Owner,
     /// What becomes of an image that begins as root.
     pub(crate) root: Root,
     pub(crate) data: &'a DataPlace,
@@ -66,10 +67,11 @@ pub(crate) fn container(
         .map(|it| place.expand(it))
         .collect();
     ContainerCreateBody {
-        image: Some(image_of(config)),
+        // By its id: what was looked up is true of that image, and its name may be another's meanwhile.
+        image: Some(ground.image.id.clone()),
         cmd: (!args.is_empty()).then_some(args),
         env: Some(env.iter().map(|(k, v)| format!("{k}={v}")).collect()),
-        user: ground.user.clone(),
+        user: Some(ground.user.to_string()),
         labels: Some(labels(config, ground)),
         exposed_ports: Some(inside.values().map(|it| format!("{it}/tcp")).collect()),
         stop_signal: Some(config.stop.signal.name().to_owned()),
@@ -77,13 +79,6 @@ pub(crate) fn container(
         stop_timeout: Some(grace_seconds(config.stop.grace).into()),
         host_config: Some(host_config(config, settings, ground, &inside)),
         ..ContainerCreateBody::default()
-    }
-}
-
-fn image_of(config: &SpawnConfig) -> String {
-    match &config.program {
-        grid_platform_api::Program::Image { image, .. } => image.clone(),
-        grid_platform_api::Program::Binary { .. } => String::new(),
     }
 }
 
@@ -128,6 +123,9 @@ fn host_config(
         (format!("{port}/tcp"), Some(vec![binding]))
     });
     let secrets = ground.secrets.iter().map(|it| mount(it, SECRETS, true));
+    // Where the image keeps its data too: a volume that the engine makes for it has no name, and goes with the container.
+    let own = kept_by(ground.image).filter(|it| *it != DATA);
+    let data = [DATA].into_iter().chain(own);
     let nofile = config.open_files_limit.map(|limit| ResourcesUlimits {
         name: Some("nofile".to_owned()),
         soft: Some(to_i64(limit)),
@@ -146,8 +144,7 @@ fn host_config(
         pids_limit: config.pids_limit.map(i64::from),
         ulimits: nofile.map(|it| vec![it]),
         mounts: Some(
-            [mount(ground.data, DATA, false)]
-                .into_iter()
+            data.map(|it| mount(ground.data, it, false))
                 .chain(secrets)
                 .collect(),
         ),
@@ -181,8 +178,24 @@ fn mount(place: &DataPlace, target: &str, read_only: bool) -> Mount {
         source: Some(source),
         target: Some(target.to_owned()),
         read_only: Some(read_only),
+        // Or the engine would fill an empty one with what the image has there, and give it that directory's owner.
+        volume_options: (typ == MountType::VOLUME).then(|| MountVolumeOptions {
+            no_copy: Some(true),
+            ..MountVolumeOptions::default()
+        }),
         ..Mount::default()
     }
+}
+
+/// The directories that an image keeps in volumes, but for those that are the adapter's own.
+pub(crate) fn kept_by(image: &Image) -> impl Iterator<Item = &str> {
+    let apart = |it: &&str| {
+        !["/tmp", SECRETS]
+            .iter()
+            .any(|own| Path::new(it).starts_with(own))
+    };
+    let plain = image.volumes.iter().map(|it| it.trim_end_matches('/'));
+    plain.filter(apart)
 }
 
 /// The period and the quota, in microseconds, of so many thousandths of a processor.
@@ -288,7 +301,10 @@ mod tests {
             digest: &Digest::of(config, &DigestKey::from_bytes([3; 32])),
             image,
             ports: &ports,
-            user: Some("65532:65532".into()),
+            user: Owner {
+                uid: 65_532,
+                gid: 65_532,
+            },
             root: Root::Refused,
             data: &DataPlace::Path {
                 path: "/d/n1".into(),
@@ -385,6 +401,43 @@ mod tests {
         let main = bindings["6379/tcp"].as_ref().unwrap();
         assert_eq!(main[0].host_ip.as_deref(), Some("127.0.0.1"));
         assert_eq!(main[0].host_port.as_deref(), Some("20001"));
+    }
+
+    #[test]
+    fn what_an_image_keeps_is_the_nodes_data() {
+        let check = |volumes: &[&str], expect: &[&str]| {
+            let image = Image {
+                id: "sha256:1".into(),
+                volumes: volumes.iter().map(|it| (*it).to_owned()).collect(),
+                ..Image::default()
+            };
+            let config = request().build().unwrap();
+            let body = made(&config, &DockerConfig::new("/s", "/d"), &image);
+            assert_eq!(body.image.as_deref(), Some("sha256:1"));
+            assert_eq!(body.user.as_deref(), Some("65532:65532"));
+            let mounts = body.host_config.unwrap().mounts.unwrap();
+            let at = |it: &Mount| {
+                assert_eq!(it.source.as_deref(), Some("/d/n1"));
+                it.target.clone().unwrap()
+            };
+            assert_eq!(mounts.iter().map(at).collect::<Vec<_>>(), expect);
+        };
+        check(&[], &["/data"]);
+        check(&["/data/"], &["/data"]);
+        check(&["/tmp", "/run/secrets", "/tmp/x"], &["/data"]);
+        check(&["/var/lib/db/"], &["/data", "/var/lib/db"]);
+    }
+
+    #[test]
+    fn an_engine_puts_nothing_into_volumes() {
+        let name = "sutra-grid-n1".to_owned();
+        let volume = mount(&DataPlace::Volume { name }, DATA, false);
+        assert_eq!(volume.volume_options.unwrap().no_copy, Some(true));
+        let path = DataPlace::Path {
+            path: "/d".into(),
+            ours: true,
+        };
+        assert_eq!(mount(&path, DATA, false).volume_options, None);
     }
 
     #[test]

@@ -14,7 +14,9 @@ use std::{
 use grid_platform_api::{Digest, Failure, Health, NodeId, NodeUid, SpawnConfig, Timestamp};
 use serde::{Deserialize, Serialize};
 
-pub(crate) use container::{Ground, Policy, container, grace_seconds, would_restart};
+use crate::tar::Owner;
+
+pub(crate) use container::{Ground, Policy, container, grace_seconds, kept_by, would_restart};
 pub(crate) use failure::{
     bad_end, early_end, ended, exit, is_ended_meanwhile, is_left_over, is_port_taken, lacks_rights,
     one_line, start_failure,
@@ -138,6 +140,8 @@ pub(crate) struct Observed {
     pub(crate) tty: bool,
     /// The image's id.
     pub(crate) image: String,
+    /// Who it runs as.
+    pub(crate) user: Option<Owner>,
 }
 
 /// What is asked of a node, beyond its request. It is durable before the engine is asked.
@@ -236,6 +240,7 @@ pub(crate) mod tests {
             policy: Policy::NONE,
             tty: false,
             image: "sha256:1".into(),
+            user: None,
         }
     }
 }

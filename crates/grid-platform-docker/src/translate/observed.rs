@@ -9,6 +9,7 @@ use bollard::models::{
 use grid_platform_api::{Digest, Health, NodeId, NodeUid, OwnerId, SpawnConfig, Timestamp};
 
 use super::{Observed, Phase, Policy, Record, Root, label, node_id};
+use crate::tar::Owner;
 
 /// What an inspected container is to an adapter.
 #[derive(Debug, PartialEq)]
@@ -110,6 +111,10 @@ fn observed(inspected: &ContainerInspectResponse) -> Observed {
         policy: Policy::read(host.and_then(|it| it.restart_policy.as_ref())),
         tty: tty.unwrap_or(false),
         image: inspected.image.clone().unwrap_or_default(),
+        user: inspected
+            .config
+            .as_ref()
+            .and_then(|it| Owner::read(it.user.as_deref()?)),
     }
 }
 
