@@ -34,7 +34,7 @@ pub(crate) async fn look(inner: &Arc<Inner>) -> Result<PlatformInfo> {
 /// Where data is.
 fn storage(storage: &Storage) -> Check {
     let (status, detail, hint) = match storage {
-        Storage::Shared => (
+        Storage::Shared(_) => (
             CheckStatus::Ok,
             "the engine sees the agent's directories: nodes have their data there".to_owned(),
             None,

@@ -159,6 +159,7 @@ async fn a_volume_is_the_nodes_and_holds_nothing_of_the_image() {
     place.clean_up().unwrap();
 }
 
+
 /// Opens the place's own adapter behind one that was just dropped, which may still let go of the state.
 async fn opened(place: &Place) -> DockerPlatform {
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -277,3 +278,30 @@ async fn a_node_with_secrets_whose_image_was_removed_says_so() {
     platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
     place.clean_up().unwrap();
 }
+
+#[tokio::test]
+async fn a_storage_root_that_the_engine_does_not_see_is_not_used() {
+    if !bed::is_apart("a_storage_root_that_the_engine_does_not_see_is_not_used").unwrap() {
+        return;
+    }
+    let (place, other) = (place(), place());
+    other.hide().unwrap();
+    let mut settings = place.own_config();
+    settings.storage_roots = vec![place.host.path().into(), other.host.path().into()];
+    let platform = place.open(settings).await.unwrap();
+    let at = |path: &Path| {
+        let mut config = node("rooted", place.probe(&[]).unwrap()).build().unwrap();
+        config.storage_path = Some(path.to_owned());
+        config
+    };
+    let error = platform.spawn_node(at(&other.host.new_path())).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+    assert!(error.hint().unwrap().contains("storage root"), "{error:?}");
+    let config = at(&place.host.new_path());
+    let id = config.node_id.clone();
+    platform.spawn_node(config).await.unwrap();
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    place.clean_up().unwrap();
+}
+

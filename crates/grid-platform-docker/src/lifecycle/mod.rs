@@ -96,6 +96,17 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
             "Leave `storage_path` out; `grid doctor` says why the engine does not use the agent's directories.",
         );
     }
+    if let Some(path) = &config.storage_path
+        && inner.storage.is_unseen(&inner.config, path)
+    {
+        return unsupported(
+            &format!(
+                "use the storage path `{}`, which the engine does not see as the agent does",
+                path.display()
+            ),
+            "Name a path beneath a storage root that is a directory of the engine's host too.",
+        );
+    }
     if !can.restart_modes.contains(&config.restart.mode) {
         return unsupported(
             &format!(
