@@ -55,7 +55,11 @@ pub(crate) fn attend(inner: &Arc<Inner>, node: &Arc<Node>) {
         return;
     };
     let asker = Asker {
-        host: host(&inner.engine.host, record.config.bind_address),
+        host: host(
+            &inner.engine.host,
+            record.config.bind_address,
+            inner.config.advertise_address.as_deref(),
+        ),
         port,
         inside: record
             .inside
@@ -187,17 +191,27 @@ fn has_listener(table: &str, port: u16) -> bool {
     })
 }
 
-/// Where ports are that are published at `bind`: on this host, or where the engine is.
-fn host(engine: &str, bind: IpAddr) -> String {
-    let over_network = engine
-        .split_once("://")
-        .filter(|(scheme, _)| matches!(*scheme, "tcp" | "http" | "https"))
-        .and_then(|(_, rest)| rest.split('/').next()?.rsplit_once(':'))
-        .map(|(host, _)| host.trim_start_matches('[').trim_end_matches(']'));
-    match over_network {
-        Some(host) if bind.is_unspecified() => host.to_owned(),
+/// Where ports are that are published at `bind`: on this host, or where the engine is, which may have a better name.
+fn host(engine: &str, bind: IpAddr, advertised: Option<&str>) -> String {
+    match over_network(engine) {
+        Some(host) if bind.is_unspecified() => advertised.unwrap_or(host).to_owned(),
         _ => reachable(bind).to_string(),
     }
+}
+
+/// The host of an engine that is spoken to over a network.
+fn over_network(engine: &str) -> Option<&str> {
+    let (scheme, rest) = engine.split_once("://")?;
+    let (host, _) = rest.split('/').next()?.rsplit_once(':')?;
+    let is_network = matches!(scheme, "tcp" | "http" | "https");
+    is_network.then(|| host.trim_start_matches('[').trim_end_matches(']'))
+}
+
+/// Whether ports that are published at `bind` are within the engine's host alone, and that is another one than this.
+pub(crate) fn is_out_of_reach(engine: &str, bind: IpAddr) -> bool {
+    let is_here =
+        |host: &str| host == "localhost" || host.parse().is_ok_and(|it: IpAddr| it.is_loopback());
+    bind.is_loopback() && over_network(engine).is_some_and(|it| !is_here(it))
 }
 
 #[cfg(test)]
@@ -242,11 +256,21 @@ mod tests {
     fn a_port_is_asked_where_it_is_published() {
         let check = |engine: &str, bind: &str, expect: &str| {
             assert_eq!(
-                host(engine, bind.parse().unwrap()),
+                host(engine, bind.parse().unwrap(), None),
                 expect,
                 "{engine} {bind}"
             );
         };
+        let named = host("tcp://e:1", "0.0.0.0".parse().unwrap(), Some("db.example"));
+        assert_eq!(named, "db.example");
+        let alone = |engine, bind: &str| is_out_of_reach(engine, bind.parse().unwrap());
+        assert!(alone("tcp://db.example:2376", "127.0.0.1"));
+        assert!(alone("tcp://10.0.0.1:2376", "::1"));
+        assert!(!alone("tcp://db.example:2376", "0.0.0.0"));
+        // Most likely a tunnel, or this host.
+        assert!(!alone("tcp://localhost:2376", "127.0.0.1"));
+        assert!(!alone("tcp://[::1]:2376", "127.0.0.1"));
+        assert!(!alone("unix:///var/run/docker.sock", "127.0.0.1"));
         check("unix:///var/run/docker.sock", "127.0.0.1", "127.0.0.1");
         check("unix:///var/run/docker.sock", "0.0.0.0", "127.0.0.1");
         check("tcp://db.example:2376", "0.0.0.0", "db.example");

@@ -162,7 +162,7 @@ impl Inner {
         can.open_files_limit = true;
         can.storage_path = self.storage.is_shared();
         can.user = true;
-        can.secrets = true;
+        can.secrets = !self.engine.is_plain_beyond_host();
         can.health_checks = true;
         can.port_allocation = true;
         can.exclusive_ports = true;

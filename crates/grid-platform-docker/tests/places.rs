@@ -159,7 +159,6 @@ async fn a_volume_is_the_nodes_and_holds_nothing_of_the_image() {
     place.clean_up().unwrap();
 }
 
-
 /// Opens the place's own adapter behind one that was just dropped, which may still let go of the state.
 async fn opened(place: &Place) -> DockerPlatform {
     let deadline = tokio::time::Instant::now() + PATIENCE;
@@ -305,3 +304,44 @@ async fn a_storage_root_that_the_engine_does_not_see_is_not_used() {
     place.clean_up().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_over_a_network_is_given_no_secrets_and_asked_where_it_is() {
+    let place = place();
+    // An address of this host that is not its loopback.
+    let bridge = place.api.get("/networks/bridge").unwrap();
+    let address = bridge["IPAM"]["Config"][0]["Gateway"].as_str().unwrap();
+    let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let socket = place.api.host().strip_prefix("unix://").unwrap().to_owned();
+    let passing = tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = tokio::net::UnixStream::connect(&socket).await.unwrap();
+            tokio::spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    let mut settings = place.own_config();
+    settings.host = Some(format!("tcp://{address}:{port}"));
+    let platform = place.open(settings).await.unwrap();
+    assert!(!platform.capabilities().secrets);
+    let mut config = node("far", place.probe(&[]).unwrap())
+        .secret("key", "hunter2".into())
+        .build()
+        .unwrap();
+    let error = platform.spawn_node(config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotAllowed, "{error:?}");
+    assert!(error.hint().unwrap().contains("cert_path"), "{error:?}");
+    config.secrets.clear();
+    let error = platform.spawn_node(config.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidConfig, "{error:?}");
+    assert!(error.hint().unwrap().contains("bind_address"), "{error:?}");
+    config.bind_address = "0.0.0.0".parse().unwrap();
+    // Its health is asked at the engine's address.
+    let id = config.node_id.clone();
+    platform.spawn_node(config).await.unwrap();
+    platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+    drop(platform);
+    passing.abort();
+    place.clean_up().unwrap();
+}

@@ -70,7 +70,8 @@ impl PortBook {
         }
     }
 
-    /// Takes the ports that a request names, and allocates those of 0.
+    /// Takes the ports that a request names, and allocates those of 0. They are tried where they are `here`, on this host; elsewhere
+    /// another has to say which are taken.
     ///
     /// # Errors
     /// `PortInUse` with the holder; `Exhausted` when the range is used up; `InvalidConfig` for an address that is not
@@ -79,6 +80,7 @@ impl PortBook {
         self: &Arc<Self>,
         config: &SpawnConfig,
         range: RangeInclusive<u16>,
+        here: bool,
     ) -> Result<Claim> {
         let mut claim = Claim {
             book: Arc::clone(self),
@@ -87,14 +89,18 @@ impl PortBook {
             kept: false,
         };
         let bind = config.bind_address;
+        let probe = |port: u16| match here {
+            true => probe(bind, port),
+            false => Ok(()),
+        };
         // The named ones first, so that none of them is allocated to another name.
         for (name, port) in config.ports.iter().filter(|it| *it.1 != 0) {
             self.hold(*port, &config.node_id)?;
             claim.ports.insert(name.clone(), *port);
-            probe(bind, *port)?;
+            probe(*port)?;
         }
         for (name, _) in config.ports.iter().filter(|it| *it.1 == 0) {
-            let port = self.allocate(&config.node_id, bind, range.clone())?;
+            let port = self.allocate(&config.node_id, range.clone(), probe)?;
             claim.ports.insert(name.clone(), port);
         }
         Ok(claim)
@@ -111,7 +117,12 @@ impl PortBook {
         }
     }
 
-    fn allocate(&self, id: &NodeId, bind: IpAddr, range: RangeInclusive<u16>) -> Result<u16> {
+    fn allocate(
+        &self,
+        id: &NodeId,
+        range: RangeInclusive<u16>,
+        probe: impl Fn(u16) -> Result<()>,
+    ) -> Result<u16> {
         let (first, last) = (u32::from(*range.start()), u32::from(*range.end()));
         let size = last.saturating_sub(first) + 1;
         // From a place of chance on, so that agents that do not know of each other seldom try the same one.
@@ -123,7 +134,7 @@ impl PortBook {
             if self.hold(port, id).is_err() {
                 continue;
             }
-            match probe(bind, port) {
+            match probe(port) {
                 Ok(()) => return Ok(port),
                 Err(e) => {
                     self.release(id, [&port]);
@@ -258,17 +269,31 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let book = Arc::new(PortBook::default());
-        let error = book.claim(&config("a", port), 1..=1).err().unwrap();
+        let error = book.claim(&config("a", port), 1..=1, true).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::PortInUse);
         let pid = std::process::id().to_string();
         assert!(error.to_string().contains(&pid), "{error}");
         drop(listener);
-        let claim = book.claim(&config("a", port), 1..=1).unwrap();
-        let error = book.claim(&config("b", port), 1..=1).err().unwrap();
+        let claim = book.claim(&config("a", port), 1..=1, true).unwrap();
+        let error = book.claim(&config("b", port), 1..=1, true).err().unwrap();
         assert!(error.to_string().contains("node `a`"), "{error}");
         drop(claim);
-        book.claim(&config("b", port), 1..=1).unwrap().keep();
-        assert!(book.claim(&config("a", port), 1..=1).is_err());
+        book.claim(&config("b", port), 1..=1, true).unwrap().keep();
+        assert!(book.claim(&config("a", port), 1..=1, true).is_err());
+    }
+
+    #[test]
+    fn a_port_of_another_host_is_not_tried_on_this_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let book = Arc::new(PortBook::default());
+        let named = book.claim(&config("a", port), 1..=1, false).unwrap();
+        assert_eq!(named.ports["main"], port);
+        // What this owner has there is known.
+        assert!(book.claim(&config("b", port), 1..=1, false).is_err());
+        drop(named);
+        let allocated = book.claim(&config("a", 0), port..=port, false).unwrap();
+        assert_eq!(allocated.ports["main"], port);
     }
 
     #[test]
@@ -277,11 +302,11 @@ mod tests {
         let port = taken.local_addr().unwrap().port();
         let range = port..=port.saturating_add(1);
         let book = Arc::new(PortBook::default());
-        if let Ok(claim) = book.claim(&config("a", 0), range.clone()) {
+        if let Ok(claim) = book.claim(&config("a", 0), range.clone(), true) {
             assert_ne!(claim.ports["main"], port);
             claim.keep();
         }
-        let error = book.claim(&config("b", 0), range).err().unwrap();
+        let error = book.claim(&config("b", 0), range, true).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Exhausted);
     }
 

@@ -182,7 +182,7 @@ fn create(inner: &Arc<Inner>, config: SpawnConfig) -> Result<Arc<Node>> {
     let id = config.node_id.clone();
     let mode = config.ready;
     check_memory(&config)?;
-    let claim = inner.ports.claim(&config, inner.config.ports())?;
+    let claim = inner.ports.claim(&config, inner.config.ports(), true)?;
     let uid = NodeUid::from_bytes(random()?);
     let path = match &config.storage_path {
         Some(path) => path.clone(),

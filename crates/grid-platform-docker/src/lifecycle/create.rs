@@ -143,7 +143,9 @@ async fn make(
     let digest = Digest::of(&config, &inner.install.key);
     let mut left = PORT_TRIES;
     loop {
-        let claim = inner.ports.claim(&config, inner.config.ports())?;
+        let claim = inner
+            .ports
+            .claim(&config, inner.config.ports(), inner.facts.same_host)?;
         let places = places(inner, &config, &image.id, &uid, account.owner).await?;
         let body = translate::container(
             &config,

@@ -29,6 +29,7 @@ pub(crate) use stop::stop;
 use crate::{
     config::Allow,
     error::{PLATFORM, error},
+    health,
     images::reference::covers,
     nodes::{self, Found, Node},
     platform::Inner,
@@ -67,6 +68,22 @@ fn check_supported(inner: &Inner, config: &SpawnConfig) -> Result<()> {
             "give secrets by the environment, which `docker inspect` shows",
             "Leave `secret_env` out: the program finds its secrets as files in `{secrets_dir}`.",
         );
+    }
+    let at = &inner.engine.host;
+    if !config.secrets.is_empty() && inner.engine.is_plain_beyond_host() {
+        return Err(error(
+            ErrorKind::NotAllowed,
+            format!("the request has secrets, and what goes to the engine at `{at}` can be read on its way"),
+        )
+        .with_hint("Start the engine with `--tlsverify`, and set `docker.cert_path` to the certificates."));
+    }
+    let bind = config.bind_address;
+    if config.health.is_some() && health::is_out_of_reach(at, bind) {
+        return Err(error(
+            ErrorKind::InvalidConfig,
+            format!("the node's health cannot be asked: its ports are at `{bind}` of the host of `{at}` alone"),
+        )
+        .with_hint("Set `bind_address` to an address of that host which the agent reaches, or to `0.0.0.0`."));
     }
     let can = inner.capabilities();
     let limits = [
