@@ -79,6 +79,19 @@ fn check(volume: &Volume, owner: &OwnerId, id: &NodeId) -> Result<()> {
     )))
 }
 
+/// Whether there is a volume of the node's data.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn holds_data(engine: &Engine, owner: &OwnerId, id: &NodeId) -> Result<bool> {
+    let name = data_name(id);
+    match engine.ask(CALL, engine.docker.inspect_volume(&name)).await {
+        Ok(volume) => Ok(check(&volume, owner, id).is_ok()),
+        Err(fault) if fault.status() == Some(404) => Ok(false),
+        Err(fault) => Err(fault.into_error(format!("look for the volume `{name}`"))),
+    }
+}
+
 /// Deletes a volume that was made for the node; one that is not there, or is another's, is let be.
 ///
 /// # Errors

@@ -159,6 +159,43 @@ async fn a_volume_is_the_nodes_and_holds_nothing_of_the_image() {
     place.clean_up().unwrap();
 }
 
+#[tokio::test]
+async fn data_is_not_hidden_by_another_form_of_it() {
+    if !bed::is_apart("data_is_not_hidden_by_another_form_of_it").unwrap() {
+        return;
+    }
+    let place = place();
+    let config = node("forms", place.probe(&[]).unwrap()).build().unwrap();
+    let id = config.node_id.clone();
+    for hidden_first in [false, true] {
+        if hidden_first {
+            place.hide().unwrap();
+        }
+        let platform = place.open(place.own_config()).await.unwrap();
+        platform.spawn_node(config.clone()).await.unwrap();
+        platform.remove_node(&id, DataPolicy::Keep).await.unwrap();
+        drop(platform);
+        match hidden_first {
+            true => place.show().unwrap(),
+            false => place.hide().unwrap(),
+        }
+        let platform = opened(&place).await;
+        let error = platform.spawn_node(config.clone()).await.unwrap_err();
+        check_failure(&error, FailureReason::DataUnavailable, "grid doctor");
+        assert!(place.containers(&id).unwrap().is_empty());
+        assert_eq!(platform.list_data().await.unwrap().len(), 1);
+        // Once it is purged there is nothing to hide.
+        platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+        platform.spawn_node(config.clone()).await.unwrap();
+        platform.remove_node(&id, DataPolicy::Purge).await.unwrap();
+        drop(platform);
+        if !hidden_first {
+            place.show().unwrap();
+        }
+    }
+    place.clean_up().unwrap();
+}
+
 /// Opens the place's own adapter behind one that was just dropped, which may still let go of the state.
 async fn opened(place: &Place) -> DockerPlatform {
     let deadline = tokio::time::Instant::now() + PATIENCE;

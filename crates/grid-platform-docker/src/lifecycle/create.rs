@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bollard::{models::ContainerCreateBody, query_parameters::CreateContainerOptionsBuilder};
 use grid_platform_api::{
-    Digest, Error, ErrorKind, NodeId, NodeUid, Program, Result, SpawnConfig, fault,
+    Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
+    SpawnConfig, fault,
 };
 use grid_platform_host::{
     data::{self, Marker, PathClaim, Purpose, Site},
@@ -196,6 +197,31 @@ async fn make(
     }
 }
 
+/// Refuses to make a place for a node whose data was kept in another form, by an agent that was run in another way: an empty one
+/// would hide it.
+async fn is_not_elsewhere(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
+    let (kept, now) = if inner.storage.is_shared() {
+        let found = volumes::holds_data(&inner.engine, &inner.install.owner, id).await?;
+        let kept = found.then(|| format!("the volume `{}`", volumes::data_name(id)));
+        (kept, "directories")
+    } else {
+        let (looking, id) = (Arc::clone(inner), id.clone());
+        let kept = blocking(move || {
+            let left = looking.data.leftovers(None, &|| looking.used())?;
+            Ok(left.into_values().find(|it| it.node_id == id))
+        });
+        let kept = kept.await?;
+        let kept = kept.map(|it| format!("the directory `{}`", it.path.display()));
+        (kept, "volumes of the engine")
+    };
+    let Some(kept) = kept else { return Ok(()) };
+    let message = format!("its data is in {kept}, and this agent has data in {now}");
+    let failure = Failure::new(FailureReason::DataUnavailable, message);
+    Err(Error::spawn_failed(id, failure).with_hint(
+        "Run the agent as it was run when the data was made (`grid doctor` says where data is, and why); or copy the data, purge it (`grid data purge`) and spawn the node anew.",
+    ))
+}
+
 /// Where the node has its data and secrets, made if they are not there.
 async fn places(
     inner: &Arc<Inner>,
@@ -204,6 +230,7 @@ async fn places(
     uid: &NodeUid,
     user: Owner,
 ) -> Result<Places> {
+    is_not_elsewhere(inner, &config.node_id).await?;
     if !inner.storage.is_shared() {
         return in_volumes(inner, config, image, uid, user).await;
     }
