@@ -159,7 +159,7 @@ async fn a_volume_is_the_nodes_and_holds_nothing_of_the_image() {
     place.clean_up().unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn data_is_not_hidden_by_another_form_of_it() {
     if !bed::is_apart("data_is_not_hidden_by_another_form_of_it").unwrap() {
         return;

@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock},
+    time::{Duration, Instant},
 };
 
 use grid_platform_api::{NodeId, Platform, Program};
@@ -216,7 +217,14 @@ impl Place {
     /// When it cannot be done.
     pub(crate) fn show(&self) -> Outcome {
         let (shown, hidden) = (self.host.path(), self.hidden());
-        run(Command::new("umount").arg(shown))?;
+        // An adapter that was just dropped may still have its state open, and no event tells when it has not.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while let Err(busy) = run(Command::new("umount").arg(shown)) {
+            if Instant::now() > deadline {
+                return Err(busy);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         move_all(&hidden, shown)?;
         Ok(fs::remove_dir(hidden)?)
     }
