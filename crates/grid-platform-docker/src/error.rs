@@ -140,6 +140,16 @@ impl Fault {
                 ErrorKind::Exhausted,
                 Some("Free some disk space where the engine keeps its data (`docker system df`)."),
             ),
+            // It failed at it, or what stands before it did; what it says of the request itself has another status.
+            Self::Refused {
+                status: 500 | 502..=504,
+                ..
+            } => (
+                ErrorKind::Unavailable,
+                Some(
+                    "The engine failed at it, and it is tried again: look at the engine's log (`journalctl -u docker`).",
+                ),
+            ),
             Self::Refused { .. } | Self::Strange(_) => (ErrorKind::Internal, None),
             Self::Silent(_) => (
                 ErrorKind::Timeout,
@@ -237,6 +247,14 @@ mod tests {
             "No such container: transport is closing",
             ErrorKind::Internal,
         );
-        check(500, "the moon is full", ErrorKind::Internal);
+        check(500, "the moon is full", ErrorKind::Unavailable);
+        check(503, "", ErrorKind::Unavailable);
+        check(501, "not here", ErrorKind::Internal);
+        check(400, "the moon is full", ErrorKind::Internal);
+        check(
+            500,
+            "write /x: no space left on device",
+            ErrorKind::Exhausted,
+        );
     }
 }

@@ -112,6 +112,15 @@ fn asked_for(want: &Want) -> Duration {
     ready + config.stop.grace
 }
 
+/// The error of a look, which says nothing of the wish: whatever kept the platform from looking, it is tried again. Only that the
+/// node is somebody else's, or that its record is damaged, was seen.
+fn unlooked(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::OwnedByOther | ErrorKind::Corrupt => error,
+        _ => error.with_retryable(true),
+    }
+}
+
 fn unseen() -> Error {
     Error::new(ErrorKind::Stale, "the node could not be looked at")
 }
@@ -131,7 +140,7 @@ async fn act(
     let before = match platform.find_node(&node_id).await {
         Ok(before) => before,
         Err(error) => {
-            return settled(Action::Leave, Err(unseen()), Err(error));
+            return settled(Action::Leave, Err(unseen()), Err(unlooked(error)));
         }
     };
     let action = decide(Some(&entry), before.as_ref());
@@ -157,7 +166,7 @@ async fn act(
                                 .await
                         }
                         Ok(None) => Err(error),
-                        Err(unseen) => Err(unseen),
+                        Err(error) => Err(unlooked(error)),
                     }
                 }
                 Err(error) => Err(error),
@@ -482,6 +491,31 @@ mod tests {
         assert_eq!((error.kind(), last), (ErrorKind::PortInUse, true));
         let node = platform.get_node_status(&old.node_id).await.unwrap();
         assert_eq!((node.ports, node.uid), (old.ports, old.uid));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_fails_gives_no_node_up() {
+        for (kind, skip, expect) in [
+            (ErrorKind::Internal, 0, false),
+            (ErrorKind::PermissionDenied, 0, false),
+            (ErrorKind::OwnedByOther, 0, true),
+            (ErrorKind::Corrupt, 0, true),
+            // The look behind a conflict.
+            (ErrorKind::Internal, 1, false),
+        ] {
+            let world = World::new();
+            let faults = Faults::new(Arc::new(world.open()), 1);
+            let look = Fault::before(kind).on("get_node_status");
+            faults.add(look.skip(skip).times(1));
+            if skip > 0 {
+                let conflict = Fault::before(ErrorKind::Conflict).on("spawn_node");
+                faults.add(conflict.times(1));
+            }
+            let (keep, _kept) = mpsc::channel(1);
+            let settled = settle_alone(Arc::new(faults), entry(config()), keep).await;
+            let (error, last) = settled.failure().unwrap();
+            assert_eq!((error.kind(), last), (kind, expect), "{kind} {skip}");
+        }
     }
 
     #[test]

@@ -241,10 +241,22 @@ async fn fail(inner: &Arc<Inner>, node: &Arc<Node>, refusal: Fault) -> Error {
         Fault::Refused { message, .. } if translate::is_left_over(message) => {
             return left_over(node, refusal);
         }
-        Fault::Refused { message, .. } => translate::start_failure(message),
-        _ => return refusal.into_error(format!("start the node `{}`", node.id)),
+        Fault::Refused { status, message } => match translate::known_start_failure(message) {
+            Some(failure) => failure,
+            None if translate::is_gone(message) => return gone(&node.id),
+            // An engine that fails itself, or refuses this user, says nothing of the node.
+            None if *status >= 500 || matches!(*status, 401 | 403) => {
+                return refusal.into_error(not_started(node));
+            }
+            None => translate::start_failure(message),
+        },
+        _ => return refusal.into_error(not_started(node)),
     };
     failed(inner, node, failure).await
+}
+
+fn not_started(node: &Node) -> String {
+    format!("start the node `{}`", node.id)
 }
 
 /// The error of a start that is in the way of itself: an engine that was killed in the middle of one, or under a program that

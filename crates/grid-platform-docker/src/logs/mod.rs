@@ -149,6 +149,6 @@ mod tests {
         let none = "configured logging driver does not support reading";
         check(501, none, ErrorKind::LogsUnavailable);
         check(500, none, ErrorKind::LogsUnavailable);
-        check(500, "input/output error", ErrorKind::Internal);
+        check(500, "input/output error", ErrorKind::Unavailable);
     }
 }

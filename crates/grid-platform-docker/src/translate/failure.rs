@@ -46,6 +46,11 @@ pub(crate) fn is_ended_meanwhile(words: &str) -> bool {
         .any(|it| words.contains(it))
 }
 
+/// Whether the engine's words say that the container was removed, or is being.
+pub(crate) fn is_gone(words: &str) -> bool {
+    words.contains("No such container") || words.contains("is marked for removal")
+}
+
 /// Whether the engine's words say that an engine that was killed has left something of the container's own last start, which
 /// is in the way of this one.
 pub(crate) fn is_left_over(words: &str) -> bool {
@@ -54,8 +59,33 @@ pub(crate) fn is_left_over(words: &str) -> bool {
         || words.contains("io.containerd.runtime") && words.contains("file exists")
 }
 
-/// The failure of a start that the engine refused in these words.
+/// Whether what the engine says of a start that failed says nothing of the node: it can be started again.
+pub(crate) fn says_nothing(seen: &Observed) -> bool {
+    is_left_over(&seen.error) || was_refused(seen) && known_start_failure(&seen.error).is_none()
+}
+
+/// Whether the last start was refused.
+fn was_refused(seen: &Observed) -> bool {
+    let ended = matches!(seen.phase, Phase::Exited | Phase::Dead | Phase::Restarting);
+    !seen.error.is_empty()
+        && (seen.phase == Phase::Created || ended && matches!(seen.exit_code, 125..=128))
+}
+
+/// The failure of a start that the engine refused in these words, by its own judgement of the request.
 pub(crate) fn start_failure(words: &str) -> Failure {
+    known_start_failure(words).unwrap_or_else(|| refused(FailureReason::PlatformRefused, words))
+}
+
+fn refused(reason: FailureReason, words: &str) -> Failure {
+    Failure::new(
+        reason,
+        format!("the engine could not start it: {}", one_line(words)),
+    )
+}
+
+/// The failure of a start in words that tell what is wrong with the node; `None` for any others, which may be of an engine that
+/// fails itself.
+pub(crate) fn known_start_failure(words: &str) -> Option<Failure> {
     let has = |part: &str| words.contains(part);
     let executes = has("exec") || has("starting container process") || has("crun");
     let reason = if has("unable to find user")
@@ -77,28 +107,22 @@ pub(crate) fn start_failure(words: &str) -> Failure {
     } else if has("cgroup") || has("rlimit") || has("memory limit") {
         FailureReason::LimitUnavailable
     } else {
-        FailureReason::PlatformRefused
+        return None;
     };
-    Failure::new(
-        reason,
-        format!("the engine could not start it: {}", one_line(words)),
-    )
+    Some(refused(reason, words))
 }
 
 /// The failure of an end; `None` when the program ended with code 0 or has not ended.
 pub(crate) fn bad_end(record: &Record, seen: &Observed) -> Option<Failure> {
-    // That says nothing of the node.
-    if is_left_over(&seen.error) {
+    if says_nothing(seen) {
         return None;
     }
-    match seen.phase {
-        Phase::Created if seen.error.is_empty() => return None,
-        Phase::Created => return Some(start_failure(&seen.error)),
-        Phase::Running | Phase::Paused | Phase::Removing => return None,
-        Phase::Restarting | Phase::Exited | Phase::Dead => {}
+    if was_refused(seen) {
+        return known_start_failure(&seen.error);
     }
-    if !seen.error.is_empty() && matches!(seen.exit_code, 125..=128) {
-        return Some(start_failure(&seen.error));
+    match seen.phase {
+        Phase::Created | Phase::Running | Phase::Paused | Phase::Removing => return None,
+        Phase::Restarting | Phase::Exited | Phase::Dead => {}
     }
     ended(record, exit(seen.exit_code), seen.out_of_memory)
 }
@@ -249,6 +273,32 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_in_words_that_nobody_knows_says_nothing_of_the_node() {
+        let record = record(request().build().unwrap());
+        let check = |phase, code, words: &str, nothing, reason: Option<FailureReason>| {
+            let seen = Observed {
+                exit_code: code,
+                error: words.to_owned(),
+                ..observed(phase)
+            };
+            assert_eq!(says_nothing(&seen), nothing, "{phase:?} {code} {words}");
+            let found = bad_end(&record, &seen).map(|it| it.reason);
+            assert_eq!(found, reason, "{phase:?} {code} {words}");
+        };
+        let known = "exec: \"x\": executable file not found in $PATH";
+        let missing = Some(FailureReason::ProgramNotFound);
+        check(Phase::Created, 127, known, false, missing);
+        check(Phase::Created, 128, "the moon is full", true, None);
+        check(Phase::Exited, 128, "the moon is full", true, None);
+        check(Phase::Exited, 127, known, false, missing);
+        check(Phase::Created, 0, "", false, None);
+        // It ran since.
+        let exited = Some(FailureReason::Exited);
+        check(Phase::Exited, 3, "the moon is full", false, exited);
+        check(Phase::Running, 0, "the moon is full", false, None);
+    }
+
+    #[test]
     fn taken_ports_are_known_by_their_words() {
         for words in [
             "driver failed programming external connectivity on endpoint x: Bind for 127.0.0.1:80 failed: port is already allocated",
@@ -257,6 +307,11 @@ mod tests {
             assert!(is_port_taken(words));
         }
         assert!(!is_port_taken("no space left on device"));
+        assert!(is_gone("No such container: 2499b0"));
+        assert!(is_gone(
+            "container is marked for removal and cannot be started"
+        ));
+        assert!(!is_gone("network x not found"));
         let ended = "Cannot update container 2499b0: runc did not terminate successfully: exit status 1: container not running\n: unknown";
         assert!(is_ended_meanwhile(ended));
         assert!(!is_ended_meanwhile(

@@ -4,7 +4,7 @@ use grid_platform_api::{
     Endpoint, Failure, FailureReason, Health, MAIN_PORT, NodeState, RestartMode, SpawnedNode,
 };
 
-use super::{DataPlace, Goal, Observed, Phase, Policy, Record, bad_end, exit, is_left_over};
+use super::{DataPlace, Goal, Observed, Phase, Policy, Record, bad_end, exit, says_nothing};
 use crate::error::PLATFORM;
 
 /// What a node is shown from.
@@ -81,7 +81,7 @@ fn state(facts: &Facts<'_>) -> NodeState {
             exit: seen.started_at.map(|_| exit(seen.exit_code)),
         },
         // Its own end it is not, and it is to be started again.
-        (Goal::Running, _) if is_left_over(&seen.error) => NodeState::Stopped { exit: None },
+        (Goal::Running, _) if says_nothing(seen) => NodeState::Stopped { exit: None },
         (Goal::Running, Phase::Created) => match bad_end(record, seen) {
             Some(failure) => NodeState::Failed { failure },
             None => NodeState::Pending,
