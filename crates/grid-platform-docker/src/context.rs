@@ -153,7 +153,10 @@ fn host_and_port(text: &str, usual: u16) -> Option<(String, u16)> {
         Some(rest) => {
             let (host, rest) = rest.split_once(']')?;
             host.parse::<std::net::Ipv6Addr>().ok()?;
-            (host, rest.strip_prefix(':'))
+            match rest.strip_prefix(':') {
+                None if !rest.is_empty() => return None,
+                port => (host, port),
+            }
         }
         None => match text.split_once(':') {
             Some((host, port)) => (host, Some(port)),
@@ -274,6 +277,8 @@ mod tests {
             "tcp://h/path",
             "tcp://user@h:1",
             "tcp://[h]:1",
+            "tcp://[::1]junk",
+            "tcp://[::1]2375",
             "ssh://h",
             "https://h",
         ] {
