@@ -11,8 +11,6 @@ use crate::{
 /// What is known of the engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Facts {
-    /// The engine's own id.
-    pub(crate) id: String,
     /// The memory of its host, in MiB; 0 where it does not tell.
     pub(crate) memory_mb: u64,
     pub(crate) memory_limit: bool,
@@ -28,17 +26,13 @@ pub(crate) struct Facts {
     pub(crate) updates: bool,
 }
 
-/// Asks the engine.
+/// Reads what the engine says it is, and asks it for the rest.
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) async fn look(engine: &Engine) -> Result<Facts> {
-    let asked = engine.docker.info();
-    let info = engine
-        .call("ask the engine what it is", CALL, asked)
-        .await?;
-    let mut facts = read(&info);
-    facts.same_host = engine.host.starts_with("unix://") && is_here(&info);
+pub(crate) async fn look(engine: &Engine, info: &SystemInfo) -> Result<Facts> {
+    let mut facts = read(info);
+    facts.same_host = engine.host.starts_with("unix://") && is_here(info);
     facts.updates = updates(engine).await?;
     Ok(facts)
 }
@@ -48,7 +42,6 @@ fn read(info: &SystemInfo) -> Facts {
     let remaps = |it: &String| it.contains("name=userns") || it.contains("name=rootless");
     let memory = info.mem_total.and_then(|it| u64::try_from(it).ok());
     Facts {
-        id: info.id.clone().unwrap_or_default(),
         memory_mb: memory.unwrap_or(0) >> 20,
         memory_limit: info.memory_limit.unwrap_or(false),
         cpu_limit: info.cpu_cfs_quota.unwrap_or(false) && info.cpu_cfs_period.unwrap_or(false),
@@ -93,7 +86,6 @@ mod tests {
     #[test]
     fn facts_are_read() {
         let info = SystemInfo {
-            id: Some("x".into()),
             mem_total: Some(3 << 30),
             memory_limit: Some(true),
             cpu_cfs_quota: Some(true),

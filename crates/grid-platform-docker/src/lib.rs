@@ -8,6 +8,7 @@ mod error;
 mod facts;
 mod health;
 mod helper;
+mod identity;
 mod images;
 mod lifecycle;
 mod logs;

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bollard::{
@@ -109,6 +112,8 @@ pub(crate) struct Frame {
 pub(crate) struct Registry {
     frame: Frame,
     nodes: Mutex<Nodes>,
+    /// Whether the engine's events are heard, so that what is known is what is.
+    synced: AtomicBool,
     changes: broadcast::Sender<Change>,
 }
 
@@ -128,6 +133,7 @@ impl Registry {
         Self {
             frame,
             nodes: Mutex::default(),
+            synced: AtomicBool::new(true),
             changes: broadcast::channel(BACKLOG).0,
         }
     }
@@ -150,6 +156,16 @@ impl Registry {
     pub(crate) fn list(&self) -> Vec<SpawnedNode> {
         let shown = |it: &Arc<Node>| SpawnedNode::clone(&it.shown());
         lock(&self.nodes).by_id.values().map(shown).collect()
+    }
+
+    /// Whether the engine's events are heard.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether they are.
+    pub(crate) fn set_synced(&self, synced: bool) {
+        self.synced.store(synced, Ordering::SeqCst);
     }
 
     pub(crate) fn changes(&self) -> broadcast::Receiver<Change> {
@@ -255,46 +271,50 @@ pub(crate) enum Found {
 /// # Errors
 /// When the engine cannot be asked.
 pub(crate) async fn refresh(inner: &Arc<Inner>, container: &str) -> Result<Found> {
-    let known = inner.registry.by_container(container);
-    let _turn = match &known {
-        Some(node) => Some(node.asking.lock().await),
-        None => None,
-    };
-    let options = None::<InspectContainerOptions>;
-    let asked = inner.engine.docker.inspect_container(container, options);
-    let inspected = match inner.engine.ask(CALL, asked).await {
-        Ok(inspected) => inspected,
-        Err(fault) if fault.status() == Some(404) => {
-            if let Some(node) = &known {
-                forget(inner, node);
+    let mut container = container.to_owned();
+    loop {
+        let known = inner.registry.by_container(&container);
+        let turn = match &known {
+            Some(node) => Some(node.asking.lock().await),
+            None => None,
+        };
+        let options = None::<InspectContainerOptions>;
+        let asked = inner.engine.docker.inspect_container(&container, options);
+        let inspected = match inner.engine.ask(CALL, asked).await {
+            Ok(inspected) => inspected,
+            Err(fault) if fault.status() == Some(404) => {
+                if let Some(node) = &known {
+                    inner.same_engine().await?;
+                    forget(inner, node);
+                }
+                return Ok(Found::Nothing);
             }
-            return Ok(Found::Nothing);
-        }
-        Err(fault) => return Err(fault.into_error("ask the engine for a container")),
-    };
-    let (record, observed) = match translate::read(&inspected, &inner.install.owner) {
-        Read::Ours(_, record, observed) => (record, observed),
-        Read::Theirs(owner) => return Ok(Found::Theirs(owner)),
-        Read::Damaged(why) => return Ok(Found::Damaged(why)),
-    };
-    match &known {
-        Some(node) => {
+            Err(fault) => return Err(fault.into_error("ask the engine for a container")),
+        };
+        let (record, observed) = match translate::read(&inspected, &inner.install.owner) {
+            Read::Ours(_, record, observed) => (record, observed),
+            Read::Theirs(owner) => return Ok(Found::Theirs(owner)),
+            Read::Damaged(why) => return Ok(Found::Damaged(why)),
+        };
+        if let Some(node) = &known {
             learn(inner, node, observed).await;
-            Ok(Found::Node(Arc::clone(node)))
+            return Ok(Found::Node(Arc::clone(node)));
         }
-        // It was asked for by its name.
-        None => match inner.registry.by_container(&record.container) {
-            Some(node) => {
-                learn(inner, &node, observed).await;
-                Ok(Found::Node(node))
+        drop(turn);
+        let its_own = record.container.clone();
+        if inner.registry.by_container(&its_own).is_none() {
+            let (node, new) = join(inner, *record, observed).await;
+            if new || node.container != its_own {
+                return Ok(Found::Node(node));
             }
-            None => Ok(Found::Node(join(inner, *record, observed).await)),
-        },
+        }
+        // Somebody else has made it known meanwhile, by an answer that may be newer: it is asked for in its turn.
+        container = its_own;
     }
 }
 
-/// Takes in a node that was not known.
-async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> Arc<Node> {
+/// Takes in a node that was not known; `false` with it when it is by now.
+async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> (Arc<Node>, bool) {
     let id = record.config.node_id.clone();
     let note = inner.notes.of(&id, &record.uid);
     let tail = tail_of(inner, &record, &observed, &note.goal, note.log_from).await;
@@ -316,7 +336,7 @@ async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> Arc<Nod
         inner.ports.note(&id, &ports);
         health::attend(inner, &node);
     }
-    node
+    (node, new)
 }
 
 fn no_answer_yet(record: &Record) -> Health {
@@ -487,18 +507,22 @@ async fn containers(inner: &Inner) -> Result<Vec<ContainerSummary>> {
 }
 
 /// Asks the engine for all containers of this owner and for each that is not as it is known, and forgets those that are gone.
+/// Without `trust` it asks for all.
 ///
 /// # Errors
-/// When the engine cannot be asked: what is known may not be true then.
+/// When the engine cannot be asked, or is another one: what is known may not be true then.
 pub(crate) async fn take_stock(inner: &Arc<Inner>, trust: bool) -> Result<()> {
     // A node that is made meanwhile is in neither, and is not gone.
     let before = inner.registry.all();
     let mut listed = containers(inner).await?;
     let ids: HashSet<&str> = listed.iter().filter_map(|it| it.id.as_deref()).collect();
-    for node in before {
-        if !ids.contains(node.container.as_str()) {
-            forget(inner, &node);
-        }
+    let gone = |it: &Arc<Node>| !ids.contains(it.container.as_str());
+    let gone: Vec<Arc<Node>> = before.into_iter().filter(gone).collect();
+    if !gone.is_empty() {
+        inner.same_engine().await?;
+    }
+    for node in gone {
+        forget(inner, &node);
     }
     // The node is the container that is known already, or else the one that has the node's own name, or the oldest.
     let is_known = |it: &ContainerSummary| {
@@ -506,10 +530,7 @@ pub(crate) async fn take_stock(inner: &Arc<Inner>, trust: bool) -> Result<()> {
         inner.registry.by_container(container).is_some()
     };
     listed.sort_by_cached_key(|it| (!is_known(it), !has_own_name(it), it.created));
-    let mut seen = HashSet::new();
-    let changed: Vec<String> = listed
-        .iter()
-        .filter(|it| seen.insert(it.labels.as_ref().and_then(translate::node_id)))
+    let changed: Vec<String> = one_of_each(&listed)
         .filter(|it| !trust || !is_as_known(inner, it))
         .filter_map(|it| it.id.clone())
         .collect();
@@ -526,6 +547,45 @@ pub(crate) async fn take_stock(inner: &Arc<Inner>, trust: bool) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The first container of each node; each that does not say of which it is.
+fn one_of_each(listed: &[ContainerSummary]) -> impl Iterator<Item = &ContainerSummary> {
+    let mut seen = HashSet::new();
+    listed.iter().filter(move |it| {
+        let id = it.labels.as_ref().and_then(translate::node_id);
+        id.is_none_or(|id| seen.insert(id))
+    })
+}
+
+/// Whether the engine has a container of this incarnation, whatever else its labels say.
+///
+/// # Errors
+/// When the engine cannot be asked.
+pub(crate) async fn has_container(inner: &Inner, uid: &NodeUid) -> Result<bool> {
+    let filters = HashMap::from([("label", vec![format!("{}={uid}", label::UID)])]);
+    let options = ListContainersOptionsBuilder::new()
+        .all(true)
+        .filters(&filters)
+        .build();
+    let asked = inner.engine.docker.list_containers(Some(options));
+    let listed = inner
+        .engine
+        .call("list the containers", CALL, asked)
+        .await?;
+    Ok(!listed.is_empty())
+}
+
+/// Makes sure of what is known of all nodes: what the engine's events have told is trusted as long as they are heard.
+///
+/// # Errors
+/// When the engine cannot be asked, or is another one.
+pub(crate) async fn count(inner: &Arc<Inner>) -> Result<()> {
+    let heard = inner.registry.is_synced();
+    if !heard {
+        inner.same_engine().await?;
+    }
+    take_stock(inner, heard).await
 }
 
 fn has_own_name(summary: &ContainerSummary) -> bool {
@@ -560,4 +620,22 @@ pub(crate) async fn resync(inner: &Arc<Inner>, reason: &str) -> Result<()> {
     take_stock(inner, false).await?;
     inner.registry.tell(Change::Resync(reason.to_owned()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_container_that_does_not_say_of_which_node_it_is_is_looked_at() {
+        let listed = ["a", "", "a", "b", "", "no id"].map(|id| ContainerSummary {
+            labels: Some([(label::NODE_ID.to_owned(), id.to_owned())].into()),
+            ..ContainerSummary::default()
+        });
+        let ids: Vec<&str> = one_of_each(&listed)
+            .filter_map(|it| it.labels.as_ref()?.get(label::NODE_ID))
+            .map(String::as_str)
+            .collect();
+        assert_eq!(ids, ["a", "", "b", "", "no id"]);
+    }
 }

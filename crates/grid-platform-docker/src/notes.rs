@@ -158,14 +158,11 @@ impl Notes {
         Ok(())
     }
 
-    /// Forgets all but these nodes.
-    ///
-    /// # Errors
-    /// The system's refusals.
-    pub(crate) fn retain(&self, keep: impl Fn(&NodeId) -> bool) -> Result<()> {
-        let mut gone: Vec<NodeId> = lock(&self.known).keys().cloned().collect();
-        gone.retain(|it| !keep(it));
-        gone.iter().try_for_each(|id| self.forget(id))
+    /// Of which nodes something is noted, and of which incarnation.
+    pub(crate) fn all(&self) -> Vec<(NodeId, NodeUid)> {
+        let known = lock(&self.known);
+        let entry = |(id, note): (&NodeId, &Arc<Mutex<Note>>)| (id.clone(), lock(note).uid.clone());
+        known.iter().map(entry).collect()
     }
 }
 
@@ -196,7 +193,8 @@ mod tests {
         assert_eq!(notes.of(&id, &uid), note);
         let other = NodeUid::from_bytes([2; 16]);
         assert_eq!(notes.of(&id, &other), Note::new(other));
-        notes.retain(|_| false).unwrap();
+        assert_eq!(notes.all(), [(id.clone(), uid.clone())]);
+        notes.forget(&id).unwrap();
         assert_eq!(Notes::open(&state).unwrap().of(&id, &uid), Note::new(uid));
     }
 

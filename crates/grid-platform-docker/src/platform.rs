@@ -22,6 +22,7 @@ use crate::{
     engine::Engine,
     error::{PLATFORM, named},
     facts::{self, Facts},
+    identity::{self, Identity},
     images::Images,
     lifecycle, logs,
     nodes::{self, Found, Frame, Node, Registry},
@@ -47,6 +48,8 @@ pub(crate) struct Inner {
     pub(crate) config: Arc<DockerConfig>,
     pub(crate) install: Install,
     pub(crate) engine: Engine,
+    /// What is asked has to be this one.
+    pub(crate) identity: Identity,
     pub(crate) facts: Facts,
     pub(crate) storage: Storage,
     pub(crate) images: Images,
@@ -68,8 +71,8 @@ impl DockerPlatform {
     /// middle of.
     ///
     /// # Errors
-    /// `InvalidConfig`; `StateLocked` while another process has the state open; `OwnedByOther` when the state is a copy;
-    /// `Corrupt`; what keeps the engine from being reached.
+    /// `InvalidConfig`; `StateLocked` while another process has the state open; `OwnedByOther` when the state is a copy, or of
+    /// another engine; `Corrupt`; what keeps the engine from being reached.
     pub async fn open(config: DockerConfig) -> Result<Self> {
         let (closing, closed) = watch::channel(());
         let inner = open(config, closed).await.map_err(|e| named(e, "open"))?;
@@ -117,7 +120,9 @@ async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<
     let engine = Engine::connect(&config).await?;
     // Before anything is read, so that nothing falls in between.
     let feed = events::Feed::begin(&engine, closing.clone()).await?;
-    let facts = facts::look(&engine).await?;
+    let info = identity::info(&engine).await?;
+    let identity = identity::bind(&config.state_dir, &engine, &info).await?;
+    let facts = facts::look(&engine, &info).await?;
     let storage = storage::look(&engine, &local.install.owner, &config, &facts).await?;
     let frame = Frame {
         advertise: config.advertise_address.clone(),
@@ -127,6 +132,7 @@ async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<
         config: Arc::new(config),
         install: local.install,
         engine,
+        identity,
         facts,
         storage,
         images: Images::default(),
@@ -273,11 +279,7 @@ impl Platform for DockerPlatform {
     }
 
     async fn list_nodes(&self) -> Result<Vec<SpawnedNode>> {
-        tag(
-            nodes::take_stock(&self.inner, true).await,
-            "list_nodes",
-            None,
-        )?;
+        tag(nodes::count(&self.inner).await, "list_nodes", None)?;
         Ok(self.inner.registry.list())
     }
 

@@ -3,9 +3,12 @@
 //! Where the engine does not see the state they are in a volume (`volumes.rs`).
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
 use grid_platform_api::{NodeId, NodeUid, Result, SpawnConfig};
@@ -21,6 +24,8 @@ use crate::tar::Owner;
 pub(crate) struct Secrets {
     dir: OwnedFd,
     path: PathBuf,
+    /// Incarnations of which is not known whether they came to be.
+    left: Mutex<BTreeMap<NodeId, BTreeSet<NodeUid>>>,
 }
 
 impl Secrets {
@@ -34,6 +39,7 @@ impl Secrets {
         Ok(Self {
             dir: files::open_dir_at(state, "secrets").cannot("open the directory of secrets")?,
             path: path.join("secrets"),
+            left: Mutex::default(),
         })
     }
 
@@ -82,17 +88,37 @@ impl Secrets {
         files::remove_tree(&self.dir, uid.as_str()).cannot("delete the secrets of a node")
     }
 
-    /// Deletes the secrets of all incarnations but these.
+    /// Remembers that those of an incarnation lie there, and may be in use or not.
+    pub(crate) fn leave(&self, id: &NodeId, uid: &NodeUid) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.entry(id.clone()).or_default().insert(uid.clone());
+    }
+
+    /// Deletes those that were left of a node, but for the incarnation that there is.
     ///
     /// # Errors
     /// The system's refusals.
-    pub(crate) fn retain(&self, keep: impl Fn(&str) -> bool) -> Result<()> {
-        for name in files::names(&self.dir).cannot("read the directory of secrets")? {
-            if !name.to_str().is_some_and(&keep) {
-                files::remove_tree(&self.dir, &name).cannot("delete the secrets of a node")?;
-            }
-        }
-        Ok(())
+    pub(crate) fn clear_left(&self, id: &NodeId, live: Option<&NodeUid>) -> Result<()> {
+        let left = self
+            .left
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
+        let mut left = left.into_iter().flatten();
+        left.try_for_each(|uid| match Some(&uid) == live {
+            true => Ok(()),
+            false => self.remove(&uid),
+        })
+    }
+
+    /// The incarnations whose secrets are there.
+    ///
+    /// # Errors
+    /// The system's refusals.
+    pub(crate) fn all(&self) -> Result<Vec<NodeUid>> {
+        let names = files::names(&self.dir).cannot("read the directory of secrets")?;
+        let uid = |it: OsString| NodeUid::try_from(it.into_string().ok()?).ok();
+        Ok(names.into_iter().filter_map(uid).collect())
     }
 }
 
@@ -131,9 +157,13 @@ mod tests {
         let inode = write("one");
         assert_eq!(write("two"), inode);
         assert_eq!(std::fs::read_dir(secrets.place(&uid)).unwrap().count(), 1);
-        secrets.retain(|it| it == uid.as_str()).unwrap();
-        assert!(secrets.place(&uid).exists());
-        secrets.remove(&uid).unwrap();
-        assert!(!secrets.place(&uid).exists());
+        assert_eq!(secrets.all().unwrap(), std::slice::from_ref(&uid));
+        let id = NodeId::new("n1").unwrap();
+        secrets.leave(&id, &uid);
+        secrets.clear_left(&id, Some(&uid)).unwrap();
+        assert_eq!(secrets.all().unwrap(), std::slice::from_ref(&uid));
+        secrets.leave(&id, &uid);
+        secrets.clear_left(&id, None).unwrap();
+        assert_eq!(secrets.all().unwrap(), []);
     }
 }

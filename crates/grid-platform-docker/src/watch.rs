@@ -174,6 +174,9 @@ impl Feed {
     /// Connects again, and reads everything anew.
     async fn recover(&mut self, inner: &Weak<Inner>, reason: &str) -> Result<(), Closed> {
         tracing::info!(reason, "the engine's events are begun anew");
+        if let Some(inner) = inner.upgrade() {
+            inner.registry.set_synced(false);
+        }
         let mut pause = SOON;
         loop {
             let again = async {
@@ -181,9 +184,11 @@ impl Feed {
                 let events = listen(&self.engine, heard);
                 let inner = inner.upgrade();
                 if let Some(inner) = &inner {
+                    inner.same_engine().await?;
                     // Of a tag that was moved meanwhile no event tells.
                     inner.images.forget(None);
                     nodes::resync(inner, reason).await?;
+                    inner.registry.set_synced(true);
                 }
                 Ok::<_, Error>((heard, events))
             };
@@ -198,7 +203,7 @@ impl Feed {
                     self.changed.clear();
                     return Ok(());
                 }
-                Err(error) => tracing::debug!(%error, "the engine cannot be reached"),
+                Err(error) => tracing::debug!(%error, "the engine cannot be asked"),
             }
             tokio::select! {
                 _ = self.closing.changed() => return Err(Closed),

@@ -1,9 +1,9 @@
 //! What an earlier adapter was killed in the middle of is carried on with.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
-use grid_platform_api::{NodeId, Result};
+use grid_platform_api::{NodeId, NodeUid, Result};
 use grid_platform_host::work::blocking;
 
 use super::{start, stop};
@@ -71,15 +71,41 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
         })
         .await;
     sweep_engine(inner).await;
+    sweep(inner).await?;
+    let finishing = Arc::clone(inner);
+    blocking(move || {
+        finishing.data.finish_purges(&|| finishing.used());
+        Ok(())
+    })
+    .await
+}
+
+/// Takes away the notes and secrets of incarnations that have no container: a remove was cut short, or a node did not come to be.
+/// Each is asked for by itself, as a list that is short would take those of nodes that run; a container whose record cannot be
+/// understood keeps its own.
+async fn sweep(inner: &Arc<Inner>) -> Result<()> {
+    let looking = Arc::clone(inner);
+    let secrets = blocking(move || looking.secrets.all()).await?;
+    let notes = inner.notes.all();
+    let mut unknown: BTreeSet<NodeUid> = secrets.iter().cloned().collect();
+    unknown.extend(notes.iter().map(|(_, uid)| uid.clone()));
+    for node in inner.registry.all() {
+        unknown.remove(&node.uid);
+    }
+    let mut gone = BTreeSet::new();
+    for uid in unknown {
+        if !nodes::has_container(inner, &uid).await? {
+            gone.insert(uid);
+        }
+    }
     let sweeping = Arc::clone(inner);
     blocking(move || {
-        let nodes = sweeping.registry.all();
-        let is_node = |uid: &str| nodes.iter().any(|it| it.uid.as_str() == uid);
-        sweeping.secrets.retain(is_node)?;
-        sweeping
-            .notes
-            .retain(|id| sweeping.registry.get(id).is_some())?;
-        sweeping.data.finish_purges(&|| sweeping.used());
+        for uid in secrets.iter().filter(|it| gone.contains(*it)) {
+            sweeping.secrets.remove(uid)?;
+        }
+        for (id, _) in notes.iter().filter(|it| gone.contains(&it.1)) {
+            sweeping.notes.forget(id)?;
+        }
         Ok(())
     })
     .await
