@@ -366,10 +366,12 @@ async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
     let ended = translate::bad_end(&now.record, &observed);
     // With its last lines at once: nobody is shown a failure without them.
     let tail = tail_of(inner, &now.record, &observed, &now.goal, now.log_from).await;
-    let mut failed = None;
+    let (mut failed, mut started) = (None, false);
     inner.registry.update(node, |it| {
         if observed.started_at != it.observed.started_at {
             it.health = no_answer_yet(&it.record);
+            // Whoever stopped it has started it again: how this run ends is its own.
+            started = std::mem::take(&mut it.stopped_by_other);
         }
         if it.since.is_none() && it.goal == Goal::Running {
             it.since = observed
@@ -386,8 +388,16 @@ async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
         it.tail = tail;
         it.observed = Arc::new(observed);
     });
-    if failed.is_some() {
-        note(inner, node, move |it| it.last_failure = failed).await;
+    if failed.is_some() || started {
+        let noted = Arc::clone(node);
+        note(inner, node, move |it| {
+            // As it is by now: notes may be written in another order than they were begun.
+            it.stopped_by_other = noted.now().stopped_by_other;
+            if failed.is_some() {
+                it.last_failure = failed;
+            }
+        })
+        .await;
     }
 }
 
@@ -458,7 +468,8 @@ pub(crate) fn hear(inner: &Arc<Inner>, event: &EventMessage, container: &str) {
                 }
             }
             // Nobody of ours asked for it: how the program ended is not its own.
-            Some("stop") => {
+            // The news of it may come when what was started since is known already.
+            Some("stop") if it.observed.started_at.is_none_or(|started| started <= at) => {
                 it.stopped_by_other = true;
                 stopped = true;
             }
@@ -470,8 +481,9 @@ pub(crate) fn hear(inner: &Arc<Inner>, event: &EventMessage, container: &str) {
     }
     let inner = Arc::clone(inner);
     tokio::spawn(async move {
+        let noted = Arc::clone(&node);
         note(&inner, &node, move |it| {
-            it.stopped_by_other |= stopped;
+            it.stopped_by_other = noted.now().stopped_by_other;
             if failed.is_some() {
                 it.last_failure = failed;
             }
