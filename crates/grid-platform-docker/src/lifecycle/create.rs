@@ -167,15 +167,30 @@ async fn make(
         );
         let container = match container(inner, id, body).await {
             Ok(container) => container,
-            Err(refusal) => {
+            Err(Refusal::NoImage) => {
                 undo(inner, id, &uid, places).await;
-                match refusal {
-                    Refusal::NoImage => return Ok(None),
-                    Refusal::There => return Ok(Some(Outcome::There)),
-                    Refusal::Other(e) => return Err(e),
+                return Ok(None);
+            }
+            Err(Refusal::There) => {
+                // Volumes have the names of the one that is there.
+                if places.ground.is_some() {
+                    undo(inner, id, &uid, places).await;
                 }
+                return Ok(Some(Outcome::There));
+            }
+            Err(Refusal::Lost(e)) => {
+                // It may be made all the same, on these places: the next spawn finds it there, or makes it on them.
+                inner.secrets.leave(id, &uid);
+                return Err(e);
+            }
+            Err(Refusal::Other(e)) => {
+                undo(inner, id, &uid, places).await;
+                return Err(e);
             }
         };
+        // Its name was free: what an earlier call left was for no container.
+        let (clearing, left_by) = (Arc::clone(inner), id.clone());
+        blocking(move || clearing.secrets.clear_left(&left_by, None)).await?;
         fault::point("docker-spawn-after-create").cannot("start the node")?;
         match start::first(inner, id, &container).await {
             Err(e) if e.kind() == ErrorKind::PortInUse => {
@@ -352,6 +367,8 @@ enum Refusal {
     NoImage,
     /// There is one, of ours.
     There,
+    /// The engine's answer was lost: it may have made it, or do so yet.
+    Lost(Error),
     Other(Error),
 }
 
@@ -384,8 +401,11 @@ async fn container(
         if images::is_missing(&fault) {
             return Err(Refusal::NoImage);
         }
-        if fault.status() != Some(409) {
-            return Err(Refusal::Other(refused(id, fault)));
+        match fault.status() {
+            Some(409) => {}
+            // What stands before an engine answers so in its place.
+            None | Some(502..=504) => return Err(Refusal::Lost(refused(id, fault))),
+            Some(_) => return Err(Refusal::Other(refused(id, fault))),
         }
         // Its name is taken: by somebody else's, or by one of ours that nobody knew of.
         let found = nodes::refresh(inner, &name).await.map_err(Refusal::Other)?;

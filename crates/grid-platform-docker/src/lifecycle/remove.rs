@@ -51,6 +51,8 @@ async fn remove_unknown(inner: &Arc<Inner>, id: &NodeId, data: DataPolicy) -> Re
     // A remove that was killed behind its container's end left them.
     let (engine, owner) = (&inner.engine, &inner.install.owner);
     volumes::remove(engine, owner, id, &volumes::secrets_name(id)).await?;
+    let (clearing, left) = (Arc::clone(inner), id.clone());
+    blocking(move || clearing.secrets.clear_left(&left, None)).await?;
     if data == DataPolicy::Keep {
         return Ok(());
     }
@@ -163,6 +165,7 @@ async fn forget(
     let (inner, id, uid) = (Arc::clone(inner), id.clone(), node.uid.clone());
     blocking(move || {
         inner.secrets.remove(&uid)?;
+        inner.secrets.clear_left(&id, None)?;
         inner.notes.forget(&id)?;
         match kept {
             Some(kept) if kept.purge => inner.data.finish_purge(&kept),

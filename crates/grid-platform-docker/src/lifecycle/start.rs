@@ -10,7 +10,13 @@ use futures::StreamExt;
 use grid_platform_api::{
     Error, ErrorKind, Failure, FailureReason, NodeId, ReadyMode, Result, SpawnConfig, fault,
 };
-use grid_platform_host::{data, error::Context, files::Durable, ports, work::blocking};
+use grid_platform_host::{
+    data::{self, Marker},
+    error::Context,
+    files::Durable,
+    ports,
+    work::blocking,
+};
 
 use crate::{
     engine::{Engine, WORK},
@@ -318,20 +324,27 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
             ),
         )
     })?;
+    let began = node.now().observed.started_at.is_some();
     match &record.data {
         DataPlace::Volume { .. } => {
             let secrets = volumes::secrets_name(&node.id);
-            if config.secrets.is_empty() {
+            let filled = (!config.secrets.is_empty()).then_some((secrets.as_str(), config));
+            // What made it may not have come as far as to make these.
+            let data = (!began).then(|| volumes::data_name(&node.id));
+            let (engine, owner) = (&inner.engine, &inner.install.owner);
+            for name in data.iter().chain(filled.is_some().then_some(&secrets)) {
+                volumes::ensure(engine, owner, &node.id, &node.uid, name).await?;
+            }
+            if data.is_none() && filled.is_none() {
                 return Ok(());
             }
-            let filled = Some((secrets.as_str(), config));
             let image = node.now().observed.image.clone();
             volumes::prepare(
-                &inner.engine,
-                &inner.install.owner,
+                engine,
+                owner,
                 &node.id,
                 &image,
-                None,
+                data.as_deref(),
                 filled,
                 user,
             )
@@ -340,13 +353,20 @@ async fn place(inner: &Arc<Inner>, node: &Arc<Node>, config: &SpawnConfig) -> Re
         DataPlace::Path { path, ours } => {
             let (looking, id) = (Arc::clone(inner), node.id.clone());
             let (path, ours, uid, config) = (path.clone(), *ours, node.uid.clone(), config.clone());
-            let began = node.now().observed.started_at.is_some();
             let missing = blocking(move || {
                 looking.secrets.write(&id, &uid, &config, user)?;
-                if !began {
-                    return Ok(None);
-                }
+                looking.secrets.clear_left(&id, Some(&uid))?;
                 let site = looking.data.site(&path)?;
+                if !began {
+                    // Nothing can be in it yet: what made the container may not have come as far as to make it.
+                    let marker = Marker {
+                        owner: looking.install.owner.clone(),
+                        node_id: id,
+                        uid,
+                    };
+                    let user = Some((user.uid, user.gid));
+                    return site.ensure(&marker, user, ours).map(|_| None);
+                }
                 // It was there then, and is not made again: an empty one in its place would hide that the data is elsewhere.
                 let why = match site.check(&looking.install.owner, &id) {
                     Ok(data::Found::Nothing) => "is gone",
