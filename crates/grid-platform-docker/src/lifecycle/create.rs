@@ -15,13 +15,13 @@ use grid_platform_host::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{foreign, remove, start};
+use super::{foreign, ready::Started, remove, start};
 use crate::{
     account::Account,
     engine::WORK,
     error::{Fault, PLATFORM, error},
     images::{self, Image},
-    nodes::{self, Found, Node},
+    nodes::{self, Found},
     platform::Inner,
     tar::Owner,
     translate::{self, DataPlace, Ground, Phase},
@@ -39,7 +39,7 @@ const NAME_PAUSE: Duration = Duration::from_millis(20);
 /// What became of making a node.
 pub(crate) enum Outcome {
     /// It was made and started.
-    Made(Arc<Node>),
+    Made(Started),
     /// It was there, and nobody here knew of it.
     There,
 }
@@ -206,7 +206,7 @@ async fn make(
             started => {
                 // It is there, whether its program runs or not.
                 claim.keep();
-                return started.map(|it| Some(Outcome::Made(it)));
+                return started.map(|it| Some(Outcome::Made(Started::new(inner, it))));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use futures::{StreamExt, stream};
 use grid_platform_api::{NodeId, NodeUid, Result};
 use grid_platform_host::work::blocking;
+use tokio::time::sleep;
 
 use super::{start, stop};
 use crate::{
@@ -18,6 +19,8 @@ use crate::{
 
 /// How many nodes are healed at a time.
 const HEALS: usize = 8;
+/// How long after an engine that could not be asked it is asked again.
+const HEAL_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a node needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,39 @@ async fn sweep_engine(inner: &Arc<Inner>) {
     if let Err(e) = swept.await {
         tracing::warn!(error = %e, "what a killed adapter left on the engine is still there");
     }
+}
+
+/// Has a wait that nobody finishes any more healed as after a crash: its node gets what it was to have behind it, once the engine
+/// can be asked.
+pub(crate) fn heal_later(inner: &Arc<Inner>, node: &Arc<Node>) {
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        return;
+    };
+    let (healing, node, mut closing) = (Arc::clone(inner), Arc::clone(node), inner.closing.clone());
+    runtime.spawn(async move {
+        let work = async {
+            loop {
+                let looked = nodes::refresh(&healing, &node.container).await;
+                let healed = match looked {
+                    Ok(_) if node.now().removed => return,
+                    Ok(_) => heal_one(&healing, &node).await,
+                    Err(e) => Err(e),
+                };
+                match healed {
+                    Err(e) if e.is_retryable() => sleep(HEAL_PAUSE).await,
+                    Err(e) => {
+                        return tracing::warn!(node = %node.id, error = %e, "what a wait left could not be carried on with");
+                    }
+                    Ok(()) => return,
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = closing.changed() => {}
+            () = work => {}
+        }
+    });
 }
 
 async fn heal_one(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<()> {

@@ -23,6 +23,7 @@ use grid_platform_host::{
 
 use create::Outcome;
 pub(crate) use heal::heal;
+use ready::Started;
 pub(crate) use remove::{list_data, remove};
 pub(crate) use stop::stop;
 
@@ -188,8 +189,8 @@ async fn spawn_in_turn(inner: Arc<Inner>, config: SpawnConfig) -> Result<Spawned
             return spawn_present(&inner, config, node, turn).await;
         }
         let mode = config.ready;
-        if let Outcome::Made(node) = create::create(&inner, config.clone(), turn).await? {
-            return ready::wait(&inner, &node, mode).await;
+        if let Outcome::Made(started) = create::create(&inner, config.clone(), turn).await? {
+            return ready::wait(started, mode).await;
         }
     }
     Err(error(
@@ -231,10 +232,10 @@ async fn spawn_present(
     let work = async move {
         let started = start::again(&again, &node, &config).await;
         drop(turn);
-        started.map(|()| node)
+        started.map(|()| Started::new(&again, node))
     };
-    let node = detached(&inner.closing, work).await?;
-    ready::wait(inner, &node, mode).await
+    let started = detached(&inner.closing, work).await?;
+    ready::wait(started, mode).await
 }
 
 /// The node of that id as the engine has it now; `None` when there is none.

@@ -6,9 +6,9 @@ use grid_platform_api::{
     Error, ErrorKind, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode, Timestamp,
 };
 use grid_platform_host::work::detached;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::{start, stop};
+use super::{heal::heal_later, start, stop};
 use crate::{
     error::error,
     nodes::{self, Node, Situation},
@@ -18,6 +18,9 @@ use crate::{
 
 /// How long the runtime may take from its answer to the execution of the program.
 const EXEC_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long after a wait that broke the next one is begun.
+const WAIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What came of waiting.
 enum Came {
@@ -29,13 +32,43 @@ enum Came {
 }
 
 /// Waits for the start that was just made; one that fails is ended, and stays failed.
-pub(crate) async fn wait(
-    inner: &Arc<Inner>,
-    node: &Arc<Node>,
-    mode: ReadyMode,
-) -> Result<SpawnedNode> {
+pub(crate) async fn wait(mut started: Started, mode: ReadyMode) -> Result<SpawnedNode> {
+    let waited = wait_out(&started.inner, &started.node, mode).await;
+    // A start that is given up is settled; one that the engine could not be asked about is not.
+    let settled = |e: &Error| e.kind() == ErrorKind::SpawnFailed;
+    started.is_settled = waited.as_ref().err().is_none_or(settled);
+    waited
+}
+
+/// A node that was started, and has yet to be waited for. Where that is dropped, or fails, what comes behind the wait is done
+/// without it.
+pub(crate) struct Started {
+    inner: Arc<Inner>,
+    node: Arc<Node>,
+    is_settled: bool,
+}
+
+impl Started {
+    pub(crate) fn new(inner: &Arc<Inner>, node: Arc<Node>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            node,
+            is_settled: false,
+        }
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            heal_later(&self.inner, &self.node);
+        }
+    }
+}
+
+async fn wait_out(inner: &Arc<Inner>, node: &Arc<Node>, mode: ReadyMode) -> Result<SpawnedNode> {
     let run = node.now().observed.started_at;
-    let failure = match until(inner, node, mode, Instant::now()).await {
+    let failure = match until(inner, node, mode, Instant::now(), run).await? {
         Came::Ready if mode == ReadyMode::Started => match not_executed(inner, node).await? {
             None => return Ok(SpawnedNode::clone(&node.shown())),
             Some(failure) => failure,
@@ -44,10 +77,7 @@ pub(crate) async fn wait(
             None => return Ok(SpawnedNode::clone(&node.shown())),
             Some(ended) => early_end(inner, node, &ended).await,
         },
-        Came::Ended => {
-            nodes::refresh(inner, &node.container).await?;
-            early_end(inner, node, &node.now()).await
-        }
+        Came::Ended => early_end(inner, node, &node.now()).await,
         Came::Late(limit) => unhealthy(inner, node, limit).await,
     };
     give_up(inner, node, run, failure).await
@@ -73,13 +103,12 @@ pub(crate) async fn join(
         ReadyMode::Alive { for_ } => begin.checked_sub(ran.min(for_)).unwrap_or(begin),
         _ => begin,
     };
-    let failure = match until(inner, node, mode, begin).await {
+    let failure = match until(inner, node, mode, begin, run).await? {
         Came::Ready => match settle(inner, node, run).await? {
             None => return Ok(SpawnedNode::clone(&node.shown())),
             Some(ended) => early_end(inner, node, &ended).await,
         },
         Came::Ended => {
-            nodes::refresh(inner, &node.container).await?;
             let shown = node.shown().state.failure().cloned();
             match shown {
                 Some(failure) => failure,
@@ -100,31 +129,58 @@ pub(crate) async fn join(
     Err(Error::spawn_failed(&node.id, failure))
 }
 
-/// Waits until the mode is met, counted from `begin`.
-async fn until(inner: &Inner, node: &Node, mode: ReadyMode, begin: Instant) -> Came {
+/// Waits until the mode is met, counted from `begin`, by the run that began at `run`.
+///
+/// # Errors
+/// When the engine cannot be asked how the run is.
+async fn until(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    mode: ReadyMode,
+    begin: Instant,
+    run: Option<Timestamp>,
+) -> Result<Came> {
     match mode {
-        ReadyMode::Started => Came::Ready,
-        ReadyMode::Alive { for_ } => {
-            let left = (begin + for_).saturating_duration_since(Instant::now());
-            match start::ends_within(inner, node, left).await {
-                true => Came::Ended,
-                false => Came::Ready,
-            }
-        }
+        ReadyMode::Started => Ok(Came::Ready),
+        ReadyMode::Alive { for_ } => match is_over_by(inner, node, run, begin + for_).await? {
+            true => Ok(Came::Ended),
+            false => Ok(Came::Ready),
+        },
         ReadyMode::Healthy { timeout } => {
             let mut news = node.subscribe();
-            let deadline = begin + timeout;
             tokio::select! {
                 biased;
                 // The node as it is shown, with the image's own check where the request has none.
-                _ = news.wait_for(|_| node.shown().health == Health::Healthy) => Came::Ready,
-                _ = start::ends_within(inner, node, timeout) => match Instant::now() < deadline {
-                    true => Came::Ended,
-                    false => Came::Late(timeout),
+                _ = news.wait_for(|_| node.shown().health == Health::Healthy) => Ok(Came::Ready),
+                over = is_over_by(inner, node, run, begin + timeout) => match over? {
+                    true => Ok(Came::Ended),
+                    false => Ok(Came::Late(timeout)),
                 },
-                () = sleep_until(deadline) => Came::Late(timeout),
             }
         }
+    }
+}
+
+/// Waits until a run is over, or for so long. That the call which waits comes back says nothing yet: the engine may have been
+/// ended under it, and the program lives on.
+async fn is_over_by(
+    inner: &Arc<Inner>,
+    node: &Arc<Node>,
+    run: Option<Timestamp>,
+    deadline: Instant,
+) -> Result<bool> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !start::ends_within(inner, node, left).await {
+            return Ok(false);
+        }
+        nodes::refresh(inner, &node.container).await?;
+        let now = node.now();
+        let runs = matches!(now.observed.phase, Phase::Running | Phase::Paused);
+        if now.removed || !runs || now.observed.started_at != run {
+            return Ok(true);
+        }
+        sleep(WAIT_PAUSE).await;
     }
 }
 

@@ -206,7 +206,8 @@ async fn start(engine: &Engine, container: &str) -> Result<(), Fault> {
     engine.ask(WORK, asked).await
 }
 
-/// Waits until the container does not run, or for so long; `true` when it does not run.
+/// Waits until the engine says that the container does not run, or for so long; `false` when it said nothing in that time. What
+/// it says may be that it cannot wait: the next look tells how it is.
 pub(crate) async fn ends_within(inner: &Inner, node: &Node, limit: Duration) -> bool {
     let options = WaitContainerOptionsBuilder::new()
         .condition("not-running")
@@ -215,7 +216,6 @@ pub(crate) async fn ends_within(inner: &Inner, node: &Node, limit: Duration) -> 
         .engine
         .docker
         .wait_container(&node.container, Some(options));
-    // Whatever comes, an exit code or an error: the next look tells how it is.
     tokio::time::timeout(limit, ended.next()).await.is_ok()
 }
 

@@ -6,6 +6,7 @@
 )]
 
 pub(crate) mod programs;
+pub(crate) mod proxy;
 
 use std::{
     collections::BTreeMap,
