@@ -11,7 +11,8 @@ use std::{
 use bed::Place;
 use grid_platform_api::{NodeId, Platform, Program, SpawnedNode, async_trait};
 use grid_platform_testing::{
-    BadProgram, Boot, Fixture, Harness, LiveProcess, Outcome, Suite, Survey, probe, with_wrappers,
+    BadProgram, Boot, Failed, Fixture, Harness, LiveProcess, Outcome, Suite, Survey, probe,
+    with_wrappers,
 };
 use grid_testbed::Kind;
 
@@ -38,14 +39,28 @@ impl Harness for Containers {
         let place = Place::new(&bed::engine(self.0)?)?;
         Ok(Box::new(OnEngine {
             strangers_ports: place.host.new_ports(),
-            place,
+            place: Arc::new(place),
         }))
     }
 }
 
 struct OnEngine {
-    place: Place,
+    place: Arc<Place>,
     strangers_ports: (u16, u16),
+}
+
+impl OnEngine {
+    /// Looks at the engine aside: what waits for it there would hold up a call of the adapter's that is in flight.
+    async fn aside<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Place) -> Outcome<T> + Send + 'static,
+    ) -> Outcome<T> {
+        let place = Arc::clone(&self.place);
+        match tokio::task::spawn_blocking(move || look(&place)).await {
+            Ok(seen) => seen,
+            Err(broken) => Err(Failed::new(broken.to_string())),
+        }
+    }
 }
 
 #[async_trait]
@@ -71,11 +86,13 @@ impl Fixture for OnEngine {
     }
 
     async fn census(&self, id: &NodeId) -> Outcome<Vec<LiveProcess>> {
-        self.place.census(id)
+        let id = id.clone();
+        self.aside(move |place| place.census(&id)).await
     }
 
     async fn boots(&self, id: &NodeId) -> Outcome<Vec<Boot>> {
-        self.place.boots(id)
+        let id = id.clone();
+        self.aside(move |place| place.boots(&id)).await
     }
 
     async fn ask(&self, node: &SpawnedNode, action: &str) -> Outcome<String> {
@@ -99,7 +116,7 @@ impl Fixture for OnEngine {
     }
 
     async fn clean_up(&self) -> Outcome {
-        self.place.clean_up()
+        self.aside(Place::clean_up).await
     }
 }
 

@@ -34,12 +34,14 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
         header.clear();
     }
     let path = request.split(' ').nth(1).unwrap_or_default();
-    let action = path.strip_prefix("/do/");
-    let (status, body) = match action {
-        Some(action) => match decode(action)
-            .and_then(|a| Action::parse(&a))
-            .and_then(|a| perform(&a))
-        {
+    let mut ends = false;
+    let mut act = |action: &str| {
+        let action = Action::parse(&decode(action)?)?;
+        ends = matches!(action, Action::Exit(_) | Action::Signal(_));
+        perform(&action)
+    };
+    let (status, body) = match path.strip_prefix("/do/") {
+        Some(action) => match act(action) {
             Ok(body) => (200, body),
             Err(error) => (400, error),
         },
@@ -57,8 +59,8 @@ fn answer(mut stream: TcpStream) -> io::Result<()> {
     stream.flush()?;
     drop(stream);
     drop(reader);
-    // Only who answers an action may end the program: a health check that ends just then would do so before the answer.
-    if action.is_some() {
+    // Only who was told of the end may end the program: another that is done just then would do so before the answer.
+    if ends {
         end_if_told();
     }
     Ok(())
