@@ -16,10 +16,11 @@ use crate::{
     translate::{self, Goal, Phase, Policy},
 };
 
-/// How long the runtime may take from its answer to the execution of the program.
-const EXEC_LIMIT: Duration = Duration::from_secs(1);
+/// How long the runtime may take from its answer to the execution of the program, and the engine to know of an end: a busy host
+/// takes its time, and nothing else is waited for.
+const EXEC_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long after a wait that broke the next one is begun.
+/// How long after a wait that broke, or that came too early, the next one is begun.
 const WAIT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What came of waiting.
@@ -221,8 +222,13 @@ async fn not_executed(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<Option<Fai
         while is_before_exec(pid) && Instant::now() < deadline {
             sleep(Duration::from_millis(1)).await;
         }
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        // The engine is told of an end behind it.
+        while !Path::new(&format!("/proc/{pid}")).exists() && is_by(node, pid) {
             nodes::refresh(inner, &node.container).await?;
+            if !is_by(node, pid) || Instant::now() >= deadline {
+                break;
+            }
+            sleep(WAIT_PAUSE).await;
         }
     }
     let now = node.now();
@@ -235,6 +241,12 @@ async fn not_executed(inner: &Arc<Inner>, node: &Arc<Node>) -> Result<Option<Fai
         FailureReason::BadProgramFormat | FailureReason::NotExecutable
     );
     Ok((!executed).then_some(failure))
+}
+
+/// Whether the engine takes the node for running, by this process.
+fn is_by(node: &Node, pid: u32) -> bool {
+    let now = node.now();
+    !now.removed && now.observed.pid == Some(pid)
 }
 
 /// Whether a container's first process is still the runtime's own, which executes the program last of all.
