@@ -12,7 +12,11 @@ use grid_platform_process::{Allow, ProcessConfig, ProcessPlatform};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::{Instant, sleep},
 };
+
+/// How long redis may take to load its data.
+const LOADING: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -88,8 +92,19 @@ async fn write_and_read_back(
     Ok(())
 }
 
-/// One inline command, and the last line of its answer.
+/// One inline command, and the last line of its answer once redis has loaded its data: it takes connections before that.
 async fn ask(node: &SpawnedNode, command: &str) -> Result<String> {
+    let until = Instant::now() + LOADING;
+    loop {
+        let answer = ask_once(node, command).await?;
+        if !answer.starts_with("-LOADING") || Instant::now() >= until {
+            return Ok(answer);
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn ask_once(node: &SpawnedNode, command: &str) -> Result<String> {
     let fault = |error: std::io::Error| {
         Error::new(ErrorKind::Unavailable, "cannot speak to redis").with_source(error)
     };
