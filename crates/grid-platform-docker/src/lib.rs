@@ -25,6 +25,7 @@ mod transport;
 mod usage;
 mod volumes;
 mod watch;
+mod words;
 
 pub use config::{Allow, DockerConfig, Pull, Security};
 pub use grid_platform_host::install::accept_copied_state;

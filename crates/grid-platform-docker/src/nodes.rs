@@ -28,6 +28,7 @@ use crate::{
     notes::Note,
     platform::Inner,
     translate::{self, Facts, Goal, Observed, Phase, Read, Record, label},
+    words::docker_words,
 };
 
 /// How many changes a watcher may be behind before it is told to start over.
@@ -280,7 +281,7 @@ pub(crate) async fn refresh(inner: &Arc<Inner>, container: &str) -> Result<Found
         };
         let options = None::<InspectContainerOptions>;
         let asked = inner.engine.docker.inspect_container(&container, options);
-        let inspected = match inner.engine.ask(CALL, asked).await {
+        let inspected = match inner.engine.ask(CALL, docker_words(asked)).await {
             Ok(inspected) => inspected,
             Err(fault) if fault.status() == Some(404) => {
                 if let Some(node) = &known {
@@ -515,7 +516,10 @@ async fn containers(inner: &Inner) -> Result<Vec<ContainerSummary>> {
         .filters(&filters)
         .build();
     let asked = inner.engine.docker.list_containers(Some(options));
-    inner.engine.call("list the containers", CALL, asked).await
+    inner
+        .engine
+        .call("list the containers", CALL, docker_words(asked))
+        .await
 }
 
 /// Asks the engine for all containers of this owner and for each that is not as it is known, and forgets those that are gone.
