@@ -21,6 +21,8 @@ use super::*;
 /// What a fake engine does with a connection.
 #[derive(Clone, Copy, Debug)]
 enum Does {
+    /// Answers a ping, with its newest version.
+    Speaks(&'static str),
     /// Answers with this status and body.
     Answers(&'static str, &'static str),
     /// Reads the request and says nothing.
@@ -32,7 +34,6 @@ enum Does {
 }
 
 const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
-const NEWER: &str = r#"{"Version":"29.0","ApiVersion":"1.52","MinAPIVersion":"1.44"}"#;
 
 /// A server on a socket that does with each connection what its plan says; the last of the plan is done again and again.
 struct Fake {
@@ -77,6 +78,11 @@ async fn serve(mut stream: UnixStream, does: Does, heard: Arc<Mutex<Vec<String>>
     let head = String::from_utf8(head).ok()?;
     heard.lock().unwrap().push(head.lines().next()?.to_owned());
     match does {
+        Does::Speaks(version) => {
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nApi-Version: {version}\r\nContent-Length: 2\r\n\r\nOK");
+            stream.write_all(answer.as_bytes()).await.ok()
+        }
         Does::Answers(status, body) => {
             let length = body.len();
             let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
@@ -150,14 +156,17 @@ async fn an_engine_that_is_absent_is_to_be_started() {
 
 #[tokio::test]
 async fn one_that_is_too_old_or_too_new_is_told_with_its_version() {
-    let error = fault_of(&[Does::Answers("200 OK", r#"{"ApiVersion":"1.40"}"#)]).await;
-    check(&error, ErrorKind::Unsupported, false, "20.10");
-    assert!(error.report().contains("1.40"), "{}", error.report());
-    let error = fault_of(&[Does::Answers(
-        "200 OK",
-        r#"{"ApiVersion":"3.0","MinAPIVersion":"2.9"}"#,
-    )])
-    .await;
+    const NEW: &str = r#"{"ApiVersion":"3.0","MinAPIVersion":"2.9"}"#;
+    for plan in [
+        &[Does::Speaks("1.40")][..],
+        // Its ping does not tell.
+        &[Does::Answers("200 OK", r#"{"ApiVersion":"1.40"}"#)],
+    ] {
+        let error = fault_of(plan).await;
+        check(&error, ErrorKind::Unsupported, false, "20.10");
+        assert!(error.report().contains("1.40"), "{}", error.report());
+    }
+    let error = fault_of(&[Does::Speaks("3.0"), Does::Answers("200 OK", NEW)]).await;
     check(&error, ErrorKind::Unsupported, false, "agent");
 }
 
@@ -181,7 +190,7 @@ async fn one_that_hangs_or_stalls_is_given_up_in_time() {
     check(&error, ErrorKind::Timeout, true, "restart");
 
     // It answers, and then no more.
-    let fake = Fake::start(&[Does::Answers("200 OK", VERSION), Does::Hangs]);
+    let fake = Fake::start(&[Does::Speaks("1.41"), Does::Hangs]);
     let engine = fake.engine().await;
     engine.version().await.unwrap();
     let call = engine.call("ask about it", CALL, engine.docker.info());
@@ -199,10 +208,11 @@ async fn one_that_hangs_or_stalls_is_given_up_in_time() {
 #[tokio::test]
 async fn one_that_restarts_is_spoken_to_again_and_in_the_version_that_it_has_then() {
     let fake = Fake::start(&[
+        Does::Answers("404 Not Found", "no ping here"),
         Does::Answers("200 OK", VERSION),
         Does::Answers("200 OK", "{}"),
         Does::Closes,
-        Does::Answers("200 OK", NEWER),
+        Does::Speaks("1.52"),
         Does::Answers("200 OK", "{}"),
     ]);
     let engine = fake.engine().await;
@@ -214,9 +224,10 @@ async fn one_that_restarts_is_spoken_to_again_and_in_the_version_that_it_has_the
     assert_eq!(
         fake.asked(),
         [
+            "GET /_ping HTTP/1.1",
             "GET /version HTTP/1.1",
             "GET /v1.41/info HTTP/1.1",
-            "GET /version HTTP/1.1",
+            "GET /_ping HTTP/1.1",
             "GET /v1.52/info HTTP/1.1",
         ]
     );
@@ -225,7 +236,7 @@ async fn one_that_restarts_is_spoken_to_again_and_in_the_version_that_it_has_the
 #[tokio::test]
 async fn a_refusal_of_the_engine_is_the_callers_to_judge() {
     let fake = Fake::start(&[
-        Does::Answers("200 OK", VERSION),
+        Does::Speaks("1.41"),
         Does::Answers("404 Not Found", r#"{"message":"No such image: x"}"#),
         Does::Answers("500 Internal Server Error", "no JSON\n"),
         Does::Answers("403 Forbidden", r#"{"message":"by a plugin"}"#),
@@ -260,7 +271,7 @@ async fn one_that_may_not_be_reached_names_the_group() {
         check(&error, ErrorKind::PermissionDenied, false, "`docker` group");
         return;
     }
-    let fake = Fake::start(&[Does::Answers("200 OK", VERSION)]);
+    let fake = Fake::start(&[Does::Speaks("1.41")]);
     let socket = fake.dir.path().join("engine.sock");
     let mode = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();

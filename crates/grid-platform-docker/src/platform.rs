@@ -119,9 +119,9 @@ async fn open(config: DockerConfig, closing: watch::Receiver<()>) -> Result<Arc<
     let local = blocking(move || local(&opening)).await?;
     let engine = Engine::connect(&config).await?;
     // Before anything is read, so that nothing falls in between.
-    let feed = events::Feed::begin(&engine, closing.clone()).await?;
     let info = identity::info(&engine).await?;
     let identity = identity::bind(&config.state_dir, &engine, &info).await?;
+    let feed = events::Feed::begin(&engine, &info, closing.clone());
     let facts = facts::look(&engine, &info).await?;
     let storage = storage::look(&engine, &local.install.owner, &config, &facts).await?;
     let frame = Frame {

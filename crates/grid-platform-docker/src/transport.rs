@@ -287,19 +287,29 @@ impl Transport {
         if let Some(version) = spoken {
             return Ok(version);
         }
-        let mut request = Request::new(Empty::<Bytes>::new());
-        *request.uri_mut() = Uri::from_static("/version");
-        let response = self.exchange(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), VERSION_BYTES);
-        let body = body
-            .collect()
-            .await
-            .map_err(|error| Why::Lost(format!("it broke off: {error}")))?
-            .to_bytes();
-        let version = negotiate(status.as_u16(), &body)?;
+        let greeting = self.get("/_ping").await?;
+        let version = match greeted(&greeting) {
+            Some(version) => version?,
+            None => {
+                let response = self.get("/version").await?;
+                let status = response.status();
+                let body = Limited::new(response.into_body(), VERSION_BYTES);
+                let body = body
+                    .collect()
+                    .await
+                    .map_err(|error| Why::Lost(format!("it broke off: {error}")))?
+                    .to_bytes();
+                negotiate(status.as_u16(), &body)?
+            }
+        };
         *self.spoken.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
         Ok(version)
+    }
+
+    async fn get(&self, path: &'static str) -> Result<Response<Incoming>, Why> {
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.uri_mut() = Uri::from_static(path);
+        self.exchange(request).await
     }
 
     async fn exchange<B>(&self, mut request: Request<B>) -> Result<Response<Incoming>, Why>
@@ -424,6 +434,21 @@ struct Versions {
     oldest: Option<String>,
 }
 
+/// The version that both speak, by an engine's answer to a ping: that costs it nothing, where Podman asks the host's package
+/// manager before it tells all of its version. `None` when that has to be asked for all the same.
+fn greeted<B>(ping: &Response<B>) -> Option<Result<ApiVersion, Why>> {
+    if !ping.status().is_success() {
+        return None;
+    }
+    let newest = ping.headers().get("api-version")?.to_str().ok()?;
+    match ApiVersion::parse(newest)? {
+        newest if newest < OLDEST => Some(Err(Why::TooOld(newest))),
+        // It may speak nothing as old as we do.
+        newest if newest > NEWEST => None,
+        newest => Some(Ok(newest)),
+    }
+}
+
 fn negotiate(status: u16, body: &[u8]) -> Result<ApiVersion, Why> {
     let words = || {
         let text = String::from_utf8_lossy(body);
@@ -503,6 +528,28 @@ mod tests {
             told(other.unwrap_err()),
             "it answers with status 404: <html>"
         );
+    }
+
+    #[test]
+    fn a_ping_tells_the_version_where_nothing_else_has_to_be_known() {
+        let check = |status: u16, version: Option<&str>, expect: Option<Result<&str, &str>>| {
+            let mut ping = Response::builder().status(status);
+            if let Some(version) = version {
+                ping = ping.header("Api-Version", version);
+            }
+            let got = greeted(&ping.body(()).unwrap());
+            let got = got.map(|it| it.map(|it| it.to_string()).map_err(told));
+            let expect = expect.map(|it| it.map(str::to_owned).map_err(str::to_owned));
+            assert_eq!(got, expect, "{status} {version:?}");
+        };
+        check(200, Some("1.41"), Some(Ok("1.41")));
+        check(200, Some("1.53"), Some(Ok("1.53")));
+        let old = "its newest API is 1.40, and 1.41 is the oldest that is spoken";
+        check(200, Some("1.40"), Some(Err(old)));
+        check(200, Some("1.99"), None);
+        check(200, Some("new"), None);
+        check(200, None, None);
+        check(500, Some("1.41"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 
 use bollard::{
     errors::Error as Client,
-    models::{EventMessage, EventMessageTypeEnum},
+    models::{EventMessage, EventMessageTypeEnum, SystemInfo},
     query_parameters::EventsOptions,
 };
 use futures::{Stream, StreamExt, stream};
@@ -85,13 +85,10 @@ pub(crate) struct Feed {
 struct Closed;
 
 impl Feed {
-    /// Hears all that happens from now on.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
-    pub(crate) async fn begin(engine: &Engine, closing: watch::Receiver<()>) -> Result<Self> {
-        let heard = now(engine).await?;
-        Ok(Self {
+    /// Hears all that happens since the engine said this of itself.
+    pub(crate) fn begin(engine: &Engine, info: &SystemInfo, closing: watch::Receiver<()>) -> Self {
+        let heard = time_of(info);
+        Self {
             engine: engine.clone(),
             events: listen(engine, heard),
             heard,
@@ -99,7 +96,7 @@ impl Feed {
             asked: BTreeSet::new(),
             asking: JoinSet::new(),
             closing,
-        })
+        }
     }
 
     /// Keeps the registry true until the platform is dropped.
@@ -218,9 +215,13 @@ async fn now(engine: &Engine) -> Result<Timestamp> {
     let info = engine
         .call("ask the engine for its time", CALL, engine.docker.info())
         .await?;
-    let time = info.system_time.and_then(|it| it.parse().ok());
+    Ok(time_of(&info))
+}
+
+fn time_of(info: &SystemInfo) -> Timestamp {
+    let time = info.system_time.as_ref().and_then(|it| it.parse().ok());
     // One without a clock to show has this one; what happens in between is found by what is read next.
-    Ok(time.unwrap_or_else(Timestamp::now))
+    time.unwrap_or_else(Timestamp::now)
 }
 
 fn listen(engine: &Engine, since: Timestamp) -> Events {
