@@ -433,7 +433,7 @@ pub(crate) async fn last_lines(
     container: &str,
     since: Option<Timestamp>,
 ) -> Vec<String> {
-    logs::last_words(&inner.engine, container, since, TAIL).await
+    logs::last_words(inner, container, since, TAIL).await
 }
 
 /// Takes in what an event itself tells of a container: by the time that the engine is asked, its policy may have started the

@@ -12,13 +12,12 @@ use tokio::{
 use super::{
     cursor::Place,
     is_unreadable,
-    reader::{Origin, Piece, RECENT, Reader},
-    source::{Source, Window},
+    reader::{Origin, Piece, Reader, Seen},
+    source::{Log, Source, Window},
     unread,
     walk::mark,
 };
 use crate::{
-    engine::Engine,
     error::Fault,
     nodes::{Node, Situation},
     translate::Phase,
@@ -41,10 +40,9 @@ const LATE: Duration = Duration::from_secs(2);
 const STRIKES: u32 = 8;
 
 struct Follower {
-    engine: Engine,
+    log: Log,
     id: NodeId,
     uid: NodeUid,
-    container: String,
     news: watch::Receiver<Situation>,
     /// Where the next reading goes on.
     from: Origin,
@@ -53,8 +51,8 @@ struct Follower {
     window: Window,
     reading: Option<Reading>,
     ready: VecDeque<LogItem>,
-    /// Marks of the log's last entries when it was last read.
-    recent: VecDeque<u64>,
+    /// What there was when it was last read.
+    seen: Seen,
     /// The line that waits for its end, and since when.
     unended: Option<(Place, Instant)>,
     /// It has waited long enough.
@@ -72,43 +70,42 @@ struct Reading {
     pieces: u64,
 }
 
-pub(super) async fn stream(engine: &Engine, node: &Node, cursor: LogCursor) -> Result<LogStream> {
+pub(super) async fn stream(log: Log, node: &Node, cursor: LogCursor) -> Result<LogStream> {
     let news = node.subscribe();
     let unread = |fault| unread(fault, &node.id);
     let before = async |lines| {
-        let found = before_last(engine, &node.container, lines).await;
+        let found = before_last(&log, lines).await;
         found.map_err(unread)
     };
-    let (from, recent) = match cursor {
+    let (from, seen) = match cursor {
         LogCursor::Start => (Origin::Beginning, None),
-        LogCursor::Since(time) => (Origin::Since(time), None),
+        LogCursor::Since(time) => (Origin::Since(log.told(time)), None),
         LogCursor::After(position) => {
             let place = Place::read(&position, &node.uid)?;
             (Origin::Behind(place), None)
         }
         LogCursor::End => {
-            let (from, recent) = before(0).await?;
-            (from, Some(recent))
+            let (from, seen) = before(0).await?;
+            (from, Some(seen))
         }
         LogCursor::Tail(lines) => (before(lines).await?.0, None),
     };
-    if recent.is_none() {
+    if seen.is_none() {
         // Whether the log can be read at all is said at once.
-        let mut source = Source::read(engine, &node.container, Window::Last(1));
+        let mut source = log.read(Window::Last(1));
         source.next().await.map_err(unread)?;
     }
     let mut follower = Follower {
-        engine: engine.clone(),
+        log,
         id: node.id.clone(),
         uid: node.uid.clone(),
-        container: node.container.clone(),
         news,
         from,
         gap: None,
         window: Window::All,
         reading: None,
         ready: VecDeque::new(),
-        recent: VecDeque::new(),
+        seen: Seen::default(),
         unended: None,
         overdue: false,
         read_at: None,
@@ -117,9 +114,9 @@ pub(super) async fn stream(engine: &Engine, node: &Node, cursor: LogCursor) -> R
         over: false,
     };
     follower.reset_window();
-    match recent {
+    match seen {
         // All that there is has been read; what is next is to wait for more.
-        Some(recent) => follower.recent = recent,
+        Some(seen) => follower.seen = seen,
         None => follower.open(),
     }
     Ok(Box::pin(stream::unfold(follower, |mut follower| async {
@@ -134,18 +131,15 @@ pub(super) async fn stream(engine: &Engine, node: &Node, cursor: LogCursor) -> R
     })))
 }
 
-/// The place before the last lines, and marks of the last entries.
-async fn before_last(
-    engine: &Engine,
-    container: &str,
-    lines: usize,
-) -> Result<(Origin, VecDeque<u64>), Fault> {
+/// The place before the last lines, and what there is.
+async fn before_last(log: &Log, lines: usize) -> Result<(Origin, Seen), Fault> {
     let keep = lines.saturating_add(1);
-    let mut window = Window::of(u64::try_from(keep).unwrap_or(u64::MAX).saturating_add(NEAR));
+    let wanted = u64::try_from(keep).unwrap_or(u64::MAX);
+    let mut window = log.window(wanted.saturating_add(NEAR));
     loop {
         let whole = window == Window::All;
         let mut reader = Reader::new(Origin::Nowhere, whole, keep);
-        let mut source = Source::read(engine, container, window);
+        let mut source = log.read(window);
         while let Some(entry) = source.next().await? {
             reader.feed(&entry, |_| {});
         }
@@ -162,7 +156,7 @@ async fn before_last(
                 None => Origin::Beginning,
             },
         };
-        return Ok((from, reader.recent().clone()));
+        return Ok((from, reader.seen().clone()));
     }
 }
 
@@ -224,7 +218,7 @@ impl Follower {
     fn open(&mut self) {
         let whole = self.window == Window::All;
         self.reading = Some(Reading {
-            source: Source::read(&self.engine, &self.container, self.window),
+            source: self.log.read(self.window),
             reader: Reader::new(self.from, whole, 0),
             pieces: 0,
         });
@@ -232,7 +226,7 @@ impl Follower {
 
     fn reset_window(&mut self) {
         self.window = match self.from {
-            Origin::Behind(_) | Origin::NearlyBehind(_) => Window::Last(NEAR),
+            Origin::Behind(_) | Origin::NearlyBehind(_) => self.log.window(NEAR),
             Origin::Beginning | Origin::Since(_) | Origin::Nowhere => Window::All,
         };
     }
@@ -254,7 +248,7 @@ impl Follower {
                 self.window = wider;
             } else if reader.entries() == 0 {
                 // Nothing is retained: there is nothing yet that a gap could lead to.
-                self.recent.clear();
+                self.seen = Seen::default();
                 return;
             } else if matches!(self.from, Origin::Behind(_)) && reader.is_near() {
                 self.from = Origin::NearlyBehind(place);
@@ -264,7 +258,7 @@ impl Follower {
             self.open();
             return;
         }
-        self.recent.clone_from(reader.recent());
+        self.seen.clone_from(reader.seen());
         let writes = is_written(&self.news.borrow());
         match reader.unended() {
             Some(_) if self.overdue || !writes => {
@@ -296,7 +290,7 @@ impl Follower {
             }
             is_written(&situation)
         };
-        let mut source = Source::listen(&self.engine, &self.container, RECENT as u64);
+        let mut source = self.log.listen();
         let mut heard = 0;
         // The engine ends what is listened to when nobody writes.
         let mut ended = false;
@@ -318,7 +312,7 @@ impl Follower {
                 }
                 entry = source.next(), if !ended => match entry? {
                     Some(entry) => {
-                        if self.recent.get(heard) != Some(&mark(&entry)) {
+                        if !self.seen.has(self.log.pieced, heard, mark(&entry)) {
                             break;
                         }
                         heard += 1;

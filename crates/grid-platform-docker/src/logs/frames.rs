@@ -2,7 +2,8 @@
 //!
 //! The engine keeps a log as entries: a time, an output, and bytes. A line of up to 16 KiB is one entry that ends with a line
 //! feed; a longer one is several of the same time, all of them full but the last one, which ends so (Docker 20.10's driver `local`
-//! forgets it). What a program wrote last without a line feed has none either. Podman puts lines together itself.
+//! forgets it). What a program wrote last without a line feed has none either. Podman keeps what it read at once, up to 8 KiB, with the
+//! time of each, in seconds; only what ends a line ends with a line feed.
 
 use bollard::container::LogOutput;
 use bytes::Bytes;
@@ -23,16 +24,22 @@ pub(super) struct Entry {
     pub(super) bytes: Bytes,
     /// It ends its line.
     pub(super) ended: bool,
+    /// What goes on with its line may have another time.
+    pub(super) pieced: bool,
 }
 
 /// Takes one message of the engine apart: one entry, or several where there is a terminal, whose log has no frames.
 ///
 /// # Errors
 /// What the engine says instead of a log, and what is neither.
-pub(super) fn entries(output: LogOutput, mut out: impl FnMut(Entry)) -> Result<(), Fault> {
+pub(super) fn entries(
+    output: LogOutput,
+    pieced: bool,
+    mut out: impl FnMut(Entry),
+) -> Result<(), Fault> {
     match output {
-        LogOutput::StdOut { message } => out(entry(message, LogSource::Stdout)?),
-        LogOutput::StdErr { message } => out(entry(message, LogSource::Stderr)?),
+        LogOutput::StdOut { message } => out(entry(message, LogSource::Stdout, pieced)?),
+        LogOutput::StdErr { message } => out(entry(message, LogSource::Stderr, pieced)?),
         LogOutput::Console { message } => {
             // A frame of the engine's own words, which the client takes for a terminal's.
             if let [3, 0, 0, 0, _, _, _, _, words @ ..] = &message[..] {
@@ -42,8 +49,8 @@ pub(super) fn entries(output: LogOutput, mut out: impl FnMut(Entry)) -> Result<(
             }
             let mut rest = Some(message);
             while let Some(message) = rest.take() {
-                let mut first = entry(message, LogSource::Combined)?;
-                rest = second(&mut first);
+                let mut first = entry(message, LogSource::Combined, pieced)?;
+                rest = (!pieced).then(|| second(&mut first)).flatten();
                 out(first);
             }
         }
@@ -52,7 +59,7 @@ pub(super) fn entries(output: LogOutput, mut out: impl FnMut(Entry)) -> Result<(
     Ok(())
 }
 
-fn entry(message: Bytes, source: LogSource) -> Result<Entry, Fault> {
+fn entry(message: Bytes, source: LogSource, pieced: bool) -> Result<Entry, Fault> {
     let strange = || Fault::Strange("an entry of the log has no time".to_owned());
     // The longest time is `2026-01-02T03:04:05.123456789+00:00`.
     let near = message.get(..message.len().min(40)).unwrap_or_default();
@@ -60,7 +67,7 @@ fn entry(message: Bytes, source: LogSource) -> Result<Entry, Fault> {
     let time = std::str::from_utf8(near.get(..space).unwrap_or_default()).ok();
     let at = time.and_then(|it| it.parse().ok()).ok_or_else(strange)?;
     let mut bytes = message.slice(space + 1..);
-    let ended = bytes.len() < ENTRY || bytes.last() == Some(&b'\n');
+    let ended = !pieced && bytes.len() < ENTRY || bytes.last() == Some(&b'\n');
     if bytes.last() == Some(&b'\n') {
         bytes.truncate(bytes.len() - 1);
         if source == LogSource::Combined && bytes.last() == Some(&b'\r') {
@@ -73,6 +80,7 @@ fn entry(message: Bytes, source: LogSource) -> Result<Entry, Fault> {
         source,
         bytes,
         ended,
+        pieced,
     })
 }
 
@@ -82,7 +90,7 @@ fn second(first: &mut Entry) -> Option<Bytes> {
         return None;
     }
     let rest = first.bytes.slice(ENTRY..);
-    let next = entry(rest.clone(), LogSource::Combined).ok()?;
+    let next = entry(rest.clone(), LogSource::Combined, false).ok()?;
     if next.at != first.at {
         return None;
     }
@@ -103,7 +111,7 @@ mod tests {
 
     fn take(output: LogOutput) -> Result<Vec<(LogSource, String, bool)>, String> {
         let mut got = Vec::new();
-        entries(output, |it| {
+        entries(output, false, |it| {
             assert_eq!(it.at, TIME.parse::<Timestamp>().unwrap());
             let text = String::from_utf8_lossy(&it.bytes).into_owned();
             got.push((it.source, text, it.ended));
@@ -144,9 +152,23 @@ mod tests {
         for time in ["2026-01-02T03:04:05Z", "2026-01-02T05:04:05+02:00"] {
             let message = Bytes::from(format!("{time} x\n"));
             let mut at = None;
-            entries(LogOutput::StdOut { message }, |it| at = Some(it.at)).unwrap();
+            entries(LogOutput::StdOut { message }, false, |it| at = Some(it.at)).unwrap();
             assert_eq!(at, "2026-01-02T03:04:05Z".parse().ok());
         }
+    }
+
+    #[test]
+    fn pieces_end_a_line_with_its_end_alone() {
+        let ended = |text: &str| {
+            let message = Bytes::from(format!("{TIME} {text}"));
+            let mut ended = None;
+            let output = LogOutput::StdOut { message };
+            entries(output, true, |it| ended = Some(it.ended)).unwrap();
+            ended.unwrap()
+        };
+        assert!(!ended("some"));
+        assert!(ended("some\n"));
+        assert!(ended("\n"));
     }
 
     #[test]

@@ -20,14 +20,17 @@ use std::{collections::HashMap, sync::Arc};
 use bollard::models::HostConfigLogConfig;
 use grid_platform_api::{Error, ErrorKind, LogCursor, LogStream, NodeId, Result, Timestamp};
 
+use source::Log;
+
 use crate::{
-    engine::Engine,
     error::{Fault, error},
     platform::Inner,
 };
 
 /// In how many files the engine keeps a log: when one is full, the oldest goes.
 const FILES: u64 = 4;
+/// The driver of Podman's, which keeps lines in pieces.
+const PIECES: &str = "k8s-file";
 
 /// How a container's log is kept: within so many bytes, by the best of the drivers that the engine has.
 pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig {
@@ -35,8 +38,8 @@ pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig
     // `local` keeps any bytes; `json-file` replaces what is no UTF-8. Podman has one of its own, in one file.
     let (driver, files) = if has("local") || drivers.is_empty() {
         ("local", FILES)
-    } else if has("k8s-file") {
-        ("k8s-file", 1)
+    } else if has(PIECES) {
+        (PIECES, 1)
     } else {
         ("json-file", FILES)
     };
@@ -54,22 +57,31 @@ pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig
     }
 }
 
+/// The log of a container.
+fn log(inner: &Inner, container: &str) -> Log {
+    Log {
+        engine: inner.engine.clone(),
+        container: container.to_owned(),
+        pieced: inner.facts.log_drivers.iter().any(|it| it == PIECES),
+    }
+}
+
 /// [`Platform::get_logs`](grid_platform_api::Platform::get_logs).
 pub(crate) async fn tail(inner: &Arc<Inner>, id: &NodeId, lines: usize) -> Result<Vec<String>> {
     let node = inner.node(id).await?;
-    tail::last(&inner.engine, &node.container, lines, None)
+    tail::last(&log(inner, &node.container), lines, None)
         .await
         .map_err(|fault| unread(fault, id))
 }
 
 /// The last lines that a container wrote since a time, for its failure; none where they cannot be read.
 pub(crate) async fn last_words(
-    engine: &Engine,
+    inner: &Inner,
     container: &str,
     since: Option<Timestamp>,
     lines: usize,
 ) -> Vec<String> {
-    tail::last(engine, container, lines, since)
+    tail::last(&log(inner, container), lines, since)
         .await
         .unwrap_or_default()
 }
@@ -81,7 +93,7 @@ pub(crate) async fn follow(
     cursor: LogCursor,
 ) -> Result<LogStream> {
     let node = inner.node(id).await?;
-    follow::stream(&inner.engine, &node, cursor).await
+    follow::stream(log(inner, &node.container), &node, cursor).await
 }
 
 /// Why a log cannot be read.

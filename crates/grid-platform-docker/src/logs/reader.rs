@@ -14,6 +14,30 @@ use super::{
     walk::{Begin, LineKey, Walk},
 };
 
+/// What was seen of a log, to see later whether there is more.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Marks of the last entries.
+    last: VecDeque<u64>,
+    /// The mark of the first one that was read, and how many were.
+    first: Option<u64>,
+    entries: u64,
+}
+
+impl Seen {
+    /// Whether an entry that is heard is the one that was seen: the `heard`th of the last ones, or of all.
+    pub(super) fn has(&self, whole: bool, heard: u64, mark: u64) -> bool {
+        match (whole, heard) {
+            (true, 0) => self.first == Some(mark),
+            (true, heard) => heard < self.entries,
+            (false, heard) => usize::try_from(heard)
+                .ok()
+                .and_then(|at| self.last.get(at))
+                .is_some_and(|it| *it == mark),
+        }
+    }
+}
+
 /// How many entries are remembered to see later whether there are more.
 pub(super) const RECENT: usize = 8;
 
@@ -66,7 +90,7 @@ pub(super) struct Reader {
     /// What is read now is handed out.
     speaks: bool,
     lines: VecDeque<Line>,
-    recent: VecDeque<u64>,
+    seen: Seen,
     /// The lines that began last, so many as were asked for.
     begun: VecDeque<Begin>,
     keep: usize,
@@ -82,7 +106,7 @@ impl Reader {
             speaks: from == Origin::Beginning,
             from,
             lines: VecDeque::new(),
-            recent: VecDeque::with_capacity(RECENT),
+            seen: Seen::default(),
             begun: VecDeque::new(),
             keep,
             near: 0,
@@ -91,7 +115,7 @@ impl Reader {
 
     /// How many entries were read.
     pub(super) fn entries(&self) -> u64 {
-        self.walk.entries
+        self.seen.entries
     }
 
     /// Whether the place was found from which on lines are handed out.
@@ -104,9 +128,9 @@ impl Reader {
         self.near == 1
     }
 
-    /// Marks of the last entries.
-    pub(super) fn recent(&self) -> &VecDeque<u64> {
-        &self.recent
+    /// What was read.
+    pub(super) fn seen(&self) -> &Seen {
+        &self.seen
     }
 
     /// The lines that began last, oldest first.
@@ -117,10 +141,13 @@ impl Reader {
     /// Takes in an entry; each piece that is complete is given to `out`.
     pub(super) fn feed(&mut self, entry: &Entry, mut out: impl FnMut(Piece)) {
         let role = self.walk.step(entry);
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
+        let seen = &mut self.seen;
+        if seen.last.len() == RECENT {
+            seen.last.pop_front();
         }
-        self.recent.push_back(role.mark);
+        seen.last.push_back(role.mark);
+        seen.first.get_or_insert(role.mark);
+        seen.entries += 1;
         for line in &mut self.lines {
             line.done |= role.closed.contains(&line.number);
         }

@@ -19,6 +19,7 @@ fn entry(ns: i64, source: LogSource, text: &str) -> Entry {
         source,
         bytes: Bytes::copy_from_slice(text.as_bytes()),
         ended,
+        pieced: false,
     }
 }
 
@@ -120,7 +121,6 @@ fn long_lines_come_in_pieces_with_places_of_their_own() {
 
 #[test]
 fn an_entry_longer_than_a_piece_is_cut() {
-    // As Podman gives them, which puts lines together itself.
     let log = [out(
         1,
         &format!("{}\n", "x".repeat(LogLine::MAX_BYTES * 2 + 5)),
@@ -129,6 +129,45 @@ fn an_entry_longer_than_a_piece_is_cut() {
     let lens: Vec<_> = pieces.iter().map(|it| it.bytes.len()).collect();
     assert_eq!(lens, [LogLine::MAX_BYTES, LogLine::MAX_BYTES, 5]);
     assert_eq!(behind(pieces[0].place, true, &log).unwrap(), pieces[1..]);
+}
+
+#[test]
+fn pieces_make_a_line_whatever_their_times() {
+    let pieced = |entry: Entry| Entry {
+        pieced: true,
+        ..entry
+    };
+    let log = [
+        out(1, "a"),
+        err(1, "other\n"),
+        out(2, "b"),
+        out(3, "\n"),
+        out(3, "next\n"),
+    ]
+    .map(pieced);
+    let pieces = all(&log);
+    let expect = ["ab", "other", "next"].map(|it| (it.to_owned(), false));
+    assert_eq!(texts(&pieces), expect);
+    let rest = behind(pieces[0].place, true, &log).unwrap();
+    assert_eq!(rest, pieces[1..]);
+}
+
+#[test]
+fn what_was_seen_is_told_from_what_is_new() {
+    let log: Vec<_> = (0..20).map(|at| out(at, "line\n")).collect();
+    let mut reader = Reader::new(Origin::Beginning, true, 0);
+    read(&mut reader, &log);
+    let marks: Vec<_> = log.iter().map(crate::logs::walk::mark).collect();
+    let seen = reader.seen();
+    let last = &marks[marks.len() - RECENT..];
+    let has = |whole, (heard, mark): (usize, &u64)| seen.has(whole, heard as u64, *mark);
+    assert!(last.iter().enumerate().all(|it| has(false, it)));
+    assert!(marks.iter().enumerate().all(|it| has(true, it)));
+    assert!(!has(false, (RECENT, &marks[0])));
+    assert!(!has(true, (20, &marks[19])));
+    // The log was begun anew.
+    assert!(!has(false, (0, &marks[19])));
+    assert!(!has(true, (0, &marks[1])));
 }
 
 #[test]

@@ -4,8 +4,12 @@ use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bollard::{container::LogOutput, errors::Error as Client, query_parameters::LogsOptions};
 use futures::{Stream, StreamExt};
+use grid_platform_api::Timestamp;
 
-use super::frames::{Entry, entries};
+use super::{
+    frames::{Entry, entries},
+    reader::RECENT,
+};
 use crate::{
     engine::{CALL, Engine},
     error::Fault,
@@ -43,8 +47,48 @@ impl Window {
     }
 }
 
+/// A container's log, and how its engine gives it.
+#[derive(Clone)]
+pub(super) struct Log {
+    pub(super) engine: Engine,
+    pub(super) container: String,
+    /// The engine keeps pieces of lines (Podman's `k8s-file`). Asked for the last ones it mixes them up, and its times are
+    /// whole seconds.
+    pub(super) pieced: bool,
+}
+
+impl Log {
+    /// Room for so many of the last entries.
+    pub(super) fn window(&self, entries: u64) -> Window {
+        match self.pieced {
+            true => Window::All,
+            false => Window::of(entries),
+        }
+    }
+
+    /// The time that the engine tells of what was written at this one.
+    pub(super) fn told(&self, at: Timestamp) -> Timestamp {
+        match self.pieced {
+            true => Timestamp::from_second(at.as_second()).unwrap_or(at),
+            false => at,
+        }
+    }
+
+    /// What there is now, to its end.
+    pub(super) fn read(&self, window: Window) -> Source {
+        Source::new(self, window, Some(CALL))
+    }
+
+    /// The entries that were seen last, and those that are written from now on, until the container stops. Engines lose some of
+    /// these when the log is rotated, or say no more at all (Docker 20.10 and 23 do), so that it tells that there is more, not what.
+    pub(super) fn listen(&self) -> Source {
+        Source::new(self, self.window(RECENT as u64), None)
+    }
+}
+
 /// A log as it comes from the engine.
 pub(super) struct Source {
+    pieced: bool,
     stream: Pin<Box<dyn Stream<Item = Result<LogOutput, Client>> + Send>>,
     ready: VecDeque<Entry>,
     /// How long nothing may come before the engine counts as silent.
@@ -52,18 +96,7 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// What there is now, to its end.
-    pub(super) fn read(engine: &Engine, container: &str, window: Window) -> Self {
-        Self::new(engine, container, window, Some(CALL))
-    }
-
-    /// The last entries, and those that are written from now on, until the container stops. Engines lose some of these
-    /// when the log is rotated, or say no more at all (Docker 20.10 and 23 do), so that it tells that there is more, not what.
-    pub(super) fn listen(engine: &Engine, container: &str, last: u64) -> Self {
-        Self::new(engine, container, Window::Last(last), None)
-    }
-
-    fn new(engine: &Engine, container: &str, window: Window, limit: Option<Duration>) -> Self {
+    fn new(log: &Log, window: Window, limit: Option<Duration>) -> Self {
         let options = LogsOptions {
             follow: limit.is_none(),
             stdout: true,
@@ -76,7 +109,8 @@ impl Source {
             ..LogsOptions::default()
         };
         Self {
-            stream: Box::pin(engine.docker.logs(container, Some(options))),
+            pieced: log.pieced,
+            stream: Box::pin(log.engine.docker.logs(&log.container, Some(options))),
             ready: VecDeque::new(),
             limit,
         }
@@ -96,7 +130,7 @@ impl Source {
                     .map_err(|_| Fault::Silent(limit))?,
             };
             match output.transpose()? {
-                Some(output) => entries(output, |it| self.ready.push_back(it))?,
+                Some(output) => entries(output, self.pieced, |it| self.ready.push_back(it))?,
                 None => return Ok(None),
             }
         }

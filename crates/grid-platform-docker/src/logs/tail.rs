@@ -7,16 +7,15 @@ use grid_platform_api::Timestamp;
 
 use super::{
     reader::{Origin, Piece, Reader},
-    source::{Source, Window},
+    source::{Log, Window},
     walk::JOIN,
 };
-use crate::{engine::Engine, error::Fault};
+use crate::error::Fault;
 
 /// The last lines as text, each cut at the longest piece of a line; those before `since` left out. It holds no more than it
 /// returns.
 pub(super) async fn last(
-    engine: &Engine,
-    container: &str,
+    log: &Log,
     lines: usize,
     since: Option<Timestamp>,
 ) -> Result<Vec<String>, Fault> {
@@ -25,11 +24,11 @@ pub(super) async fn last(
     }
     let wanted = u64::try_from(lines).unwrap_or(u64::MAX);
     // A line of usual length is one entry. The first ones that are read may go on with a line whose beginning is not.
-    let mut window = Window::of(wanted.saturating_add(2 * JOIN));
+    let mut window = log.window(wanted.saturating_add(2 * JOIN));
     loop {
         let mut tail = Tail::new(lines);
         let mut reader = Reader::new(Origin::Beginning, true, 0);
-        let mut source = Source::read(engine, container, window);
+        let mut source = log.read(window);
         while let Some(entry) = source.next().await? {
             reader.feed(&entry, |piece| tail.take(piece));
         }
@@ -47,7 +46,7 @@ pub(super) async fn last(
             }
             None => {}
         }
-        let is_late = |it: &Kept| since.is_none_or(|since| it.at >= since);
+        let is_late = |it: &Kept| since.is_none_or(|since| it.at >= log.told(since));
         let text = |it: Kept| String::from_utf8_lossy(&it.bytes).into_owned();
         return Ok(tail.kept.into_iter().filter(is_late).map(text).collect());
     }

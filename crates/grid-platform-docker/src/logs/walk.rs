@@ -109,8 +109,8 @@ impl Walk {
             let over = output.open.as_ref().is_some_and(|open| {
                 if at == this {
                     // All entries of one line have its time; what is written after a program has ended within a line
-                    // has another one.
-                    open.at != entry.at
+                    // has another one. Pieces have times of their own.
+                    !entry.pieced && open.at != entry.at
                 } else {
                     index - open.last >= JOIN
                 }
