@@ -1,6 +1,6 @@
 //! What the engine and its host are, asked once when the platform is opened.
 
-use bollard::models::{ContainerUpdateBody, SystemInfo};
+use bollard::models::{ContainerUpdateBody, SystemInfo, SystemInfoCgroupVersionEnum};
 use grid_platform_api::Result;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
 pub(crate) struct Facts {
     /// The memory of its host, in MiB; 0 where it does not tell.
     pub(crate) memory_mb: u64,
+    /// A limit of memory is kept, and an end by it is told.
     pub(crate) memory_limit: bool,
     pub(crate) cpu_limit: bool,
     pub(crate) pids_limit: bool,
@@ -43,7 +44,7 @@ fn read(info: &SystemInfo) -> Facts {
     let memory = info.mem_total.and_then(|it| u64::try_from(it).ok());
     Facts {
         memory_mb: memory.unwrap_or(0) >> 20,
-        memory_limit: info.memory_limit.unwrap_or(false),
+        memory_limit: info.memory_limit.unwrap_or(false) && tells_out_of_memory(info),
         cpu_limit: info.cpu_cfs_quota.unwrap_or(false) && info.cpu_cfs_period.unwrap_or(false),
         pids_limit: info.pids_limit.unwrap_or(false),
         log_drivers: info
@@ -55,6 +56,14 @@ fn read(info: &SystemInfo) -> Facts {
         same_host: false,
         updates: false,
     }
+}
+
+/// Whether the engine gets to know that a container reached its limit of memory. Podman's watcher of a container, which keeps logs as
+/// `k8s-file`, misses that with version 1 of cgroups.
+pub(crate) fn tells_out_of_memory(info: &SystemInfo) -> bool {
+    let drivers = info.plugins.as_ref().and_then(|it| it.log.as_deref());
+    let is_watched = drivers.is_some_and(|it| it.iter().any(|it| it == crate::logs::PIECES));
+    !is_watched || info.cgroup_version != Some(SystemInfoCgroupVersionEnum::_1)
 }
 
 /// Whether the engine's kernel and host name are this process's own: an engine in a virtual machine has another kernel, and
@@ -81,6 +90,8 @@ async fn updates(engine: &Engine) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use bollard::models::PluginsInfo;
+
     use super::*;
 
     #[test]
@@ -96,6 +107,21 @@ mod tests {
         let facts = read(&info);
         assert_eq!((facts.memory_mb, facts.remaps_users), (3072, false));
         assert!(facts.memory_limit && facts.pids_limit && !facts.cpu_limit);
+        let watched = |version| SystemInfo {
+            plugins: Some(PluginsInfo {
+                log: Some(vec!["k8s-file".into(), "journald".into()]),
+                ..PluginsInfo::default()
+            }),
+            cgroup_version: version,
+            ..info.clone()
+        };
+        assert!(!read(&watched(Some(SystemInfoCgroupVersionEnum::_1))).memory_limit);
+        assert!(read(&watched(Some(SystemInfoCgroupVersionEnum::_2))).memory_limit);
+        let info = SystemInfo {
+            cgroup_version: Some(SystemInfoCgroupVersionEnum::_1),
+            ..info
+        };
+        assert!(read(&info).memory_limit);
         let info = SystemInfo {
             security_options: Some(vec!["name=userns".into()]),
             ..info

@@ -9,6 +9,7 @@ use crate::{
     config::{Allow, DockerConfig, Pull},
     engine::{CALL, Engine},
     error::PLATFORM,
+    facts,
     images::Images,
     platform::Inner,
     storage::Storage,
@@ -172,6 +173,13 @@ fn system(info: &SystemInfo) -> Option<Check> {
 }
 
 fn limits(info: &SystemInfo) -> Check {
+    if !facts::tells_out_of_memory(info) {
+        return degraded(
+            "limits",
+            "the engine does not tell that a node reached its limit of memory, so that none is accepted".to_owned(),
+            "Boot the engine's host with cgroup version 2 (`systemd.unified_cgroup_hierarchy=1`).",
+        );
+    }
     let limits = [
         ("memory", info.memory_limit),
         ("swap", info.swap_limit),

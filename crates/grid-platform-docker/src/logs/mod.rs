@@ -30,7 +30,7 @@ use crate::{
 /// In how many files the engine keeps a log: when one is full, the oldest goes.
 const FILES: u64 = 4;
 /// The driver of Podman's, which keeps lines in pieces.
-const PIECES: &str = "k8s-file";
+pub(crate) const PIECES: &str = "k8s-file";
 
 /// How a container's log is kept: within so many bytes, by the best of the drivers that the engine has.
 pub(crate) fn keeping(max_bytes: u64, drivers: &[String]) -> HostConfigLogConfig {
