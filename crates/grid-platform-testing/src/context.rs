@@ -174,6 +174,15 @@ impl Context {
             })
     }
 
+    /// A policy by which a program is restarted, where the platform restarts any.
+    pub(crate) fn restarting(&self) -> RestartPolicy {
+        let modes = &self.survey.capabilities.restart_modes;
+        let mode = [RestartMode::OnFailure, RestartMode::Always]
+            .into_iter()
+            .find(|mode| modes.contains(mode));
+        quickly(mode.unwrap_or(RestartMode::Never))
+    }
+
     /// What a request says for a port of the platform's choice: 0, or a free one where the platform allocates none.
     pub fn any_port(&self) -> u16 {
         if self.survey.capabilities.port_allocation {

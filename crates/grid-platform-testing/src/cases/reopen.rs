@@ -54,8 +54,7 @@ async fn a_node_outlives_the_adapter(c: &Context) -> Outcome {
 async fn many_adapters_one_after_the_other_double_nothing(c: &Context) -> Outcome {
     let names = ["a", "b", "c", "d"];
     for name in names {
-        c.spawn(c.probe(name, &[])?.restart(quickly(RestartMode::OnFailure)))
-            .await?;
+        c.spawn(c.probe(name, &[])?.restart(c.restarting())).await?;
     }
     c.platform().stop_node(&c.id("d")).await?;
     for _ in 0..3 {
@@ -73,9 +72,7 @@ async fn many_adapters_one_after_the_other_double_nothing(c: &Context) -> Outcom
 }
 
 async fn stopped_stays_stopped_over_a_reopen(c: &Context) -> Outcome {
-    let node = c
-        .spawn(c.probe("n", &[])?.restart(quickly(RestartMode::OnFailure)))
-        .await?;
+    let node = c.spawn(c.probe("n", &[])?.restart(c.restarting())).await?;
     c.platform().stop_node(&node.node_id).await?;
     let before = c.status(&node.node_id).await?;
     c.reopen().await?;
@@ -202,9 +199,7 @@ async fn a_spawn_that_lost_its_adapter_is_found(c: &Context) -> Outcome {
 }
 
 async fn a_stop_that_lost_its_adapter_is_finished(c: &Context) -> Outcome {
-    let config = c
-        .probe("n", &["linger=300"])?
-        .restart(quickly(RestartMode::OnFailure));
+    let config = c.probe("n", &["linger=300"])?.restart(c.restarting());
     let node = c.spawn(config).await?;
     {
         let platform = c.platform();
