@@ -325,11 +325,13 @@ fn check_flood(items: &[LogItem], from_the_first: bool) -> Outcome<u64> {
 
 async fn a_flood_reaches_a_follower_whole_or_with_a_gap(c: &Context) -> Outcome {
     let bytes = 4 << 20;
-    let node = c.spawn(c.probe("n", &[])?).await?;
+    let node = c.spawn(c.probe("n", &["say=early"])?).await?;
     let platform = c.platform();
     let mut log = platform
         .follow_logs(&node.node_id, LogCursor::Start)
         .await?;
+    // It begins with the oldest line that is retained: only behind one that it has seen can it miss any.
+    read_until(&mut log, ends_with("early")).await?;
     let reading = read_until(&mut log, ends_with(flood_line(flood_lines(bytes))));
     let flood = format!("flood={bytes}");
     let (items, flooded) = tokio::join!(reading, c.ask(&node, &flood));
