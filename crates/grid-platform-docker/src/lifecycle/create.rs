@@ -165,6 +165,13 @@ async fn make(
                 on_trial: start::has_trial(inner, &config),
             },
         );
+        if let Some(path) = translate::unmountable(&body) {
+            let what = format!("mount the path {path:?}");
+            undo(inner, id, &uid, places).await;
+            return Err(Error::unsupported(PLATFORM, &what).with_hint(
+                "Use paths, on the host and within the image, that have no colon, or else no comma, quotation mark and line feed.",
+            ));
+        }
         let container = match container(inner, id, body).await {
             Ok(container) => container,
             Err(Refusal::NoImage) => {

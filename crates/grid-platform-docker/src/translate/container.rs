@@ -126,6 +126,8 @@ fn host_config(
     // Where the image keeps its data too: a volume that the engine makes for it has no name, and goes with the container.
     let own = kept_by(ground.image).filter(|it| *it != DATA);
     let data = [DATA].into_iter().chain(own);
+    let places = data.map(|it| mount(ground.data, it, false)).chain(secrets);
+    let (mounts, binds): (Vec<_>, Vec<_>) = places.partition(|it| line(it).is_none());
     let nofile = config.open_files_limit.map(|limit| ResourcesUlimits {
         name: Some("nofile".to_owned()),
         soft: Some(to_i64(limit)),
@@ -143,11 +145,8 @@ fn host_config(
         cpu_quota: cpu.map(|it| it.1),
         pids_limit: config.pids_limit.map(i64::from),
         ulimits: nofile.map(|it| vec![it]),
-        mounts: Some(
-            data.map(|it| mount(ground.data, it, false))
-                .chain(secrets)
-                .collect(),
-        ),
+        mounts: Some(mounts),
+        binds: (!binds.is_empty()).then(|| binds.iter().filter_map(line).collect()),
         tmpfs: Some(HashMap::from([(
             "/tmp".to_owned(),
             format!("rw,nosuid,nodev,mode=1777,size={TMP_BYTES}"),
@@ -185,6 +184,43 @@ fn mount(place: &DataPlace, target: &str, read_only: bool) -> Mount {
         }),
         ..Mount::default()
     }
+}
+
+/// What ends a value in the list of options that Podman makes of a mount: the rest would be options of the path's own making.
+const BREAKS: [char; 4] = [',', '"', '\n', '\r'];
+
+fn paths(mount: &Mount) -> impl Iterator<Item = &String> {
+    mount.source.iter().chain(&mount.target)
+}
+
+/// The mount as a line, the older form, where its paths would break the newer one: in a line it is the colon that does.
+fn line(mount: &Mount) -> Option<String> {
+    let breaks = paths(mount).any(|it| it.contains(BREAKS));
+    let breaks_line = paths(mount).any(|it| it.contains(':'));
+    if !breaks || breaks_line {
+        return None;
+    }
+    let (source, target) = (mount.source.as_ref()?, mount.target.as_ref()?);
+    let copy = match mount.volume_options {
+        Some(_) => ",nocopy",
+        None => "",
+    };
+    let access = match mount.read_only {
+        Some(true) => "ro",
+        _ => "rw",
+    };
+    Some(format!("{source}:{target}:{access}{copy}"))
+}
+
+/// A path of a container's that can be told to no engine in either form.
+pub(crate) fn unmountable(body: &ContainerCreateBody) -> Option<&str> {
+    let mounts = body.host_config.as_ref()?.mounts.as_ref()?;
+    let broken = mounts
+        .iter()
+        .find(|it| paths(it).any(|it| it.contains(BREAKS)))?;
+    paths(broken)
+        .map(String::as_str)
+        .find(|it| it.contains(BREAKS))
 }
 
 /// The directories that an image keeps in volumes, but for those that are the adapter's own.
@@ -426,6 +462,42 @@ mod tests {
         check(&["/data/"], &["/data"]);
         check(&["/tmp", "/run/secrets", "/tmp/x"], &["/data"]);
         check(&["/var/lib/db/"], &["/data", "/var/lib/db"]);
+    }
+
+    #[test]
+    fn a_path_is_no_list_of_options() {
+        let check = |place: DataPlace, target: &str, expect: Option<&str>, broken: Option<&str>| {
+            let mount = mount(&place, target, false);
+            assert_eq!(line(&mount).as_deref(), expect, "{place:?}");
+            let mounts = match line(&mount) {
+                Some(_) => Vec::new(),
+                None => vec![mount],
+            };
+            let body = ContainerCreateBody {
+                host_config: Some(HostConfig {
+                    mounts: Some(mounts),
+                    ..HostConfig::default()
+                }),
+                ..ContainerCreateBody::default()
+            };
+            assert_eq!(unmountable(&body), broken, "{place:?}");
+        };
+        let path = |path: &str| DataPlace::Path {
+            path: path.into(),
+            ours: true,
+        };
+        let volume = || DataPlace::Volume { name: "v".into() };
+        check(path("/d/n 1"), DATA, None, None);
+        check(path("/d:/n1"), DATA, None, None);
+        let line = "/d/a,source=/:/data:rw";
+        check(path("/d/a,source=/"), DATA, Some(line), None);
+        check(path("/d/\"a\""), DATA, Some("/d/\"a\":/data:rw"), None);
+        check(path("/d/a\nb"), DATA, Some("/d/a\nb:/data:rw"), None);
+        check(path("/d"), "/x,source=/", Some("/d:/x,source=/:rw"), None);
+        let line = "v:/x,source=/:rw,nocopy";
+        check(volume(), "/x,source=/", Some(line), None);
+        check(path("/d:/a,b"), DATA, None, Some("/d:/a,b"));
+        check(path("/d:/a"), "/x,y", None, Some("/x,y"));
     }
 
     #[test]

@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::tar::Owner;
 
-pub(crate) use container::{Ground, Policy, container, grace_seconds, kept_by, would_restart};
+pub(crate) use container::{
+    Ground, Policy, container, grace_seconds, kept_by, unmountable, would_restart,
+};
 pub(crate) use failure::{
     bad_end, early_end, ended, exit, is_ended_meanwhile, is_gone, is_left_over, is_port_taken,
     known_start_failure, lacks_rights, one_line, says_nothing, start_failure,
