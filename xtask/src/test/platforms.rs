@@ -64,6 +64,16 @@ pub(super) const PLATFORMS: &[Platform] = &[
         programs: &["grid-cli"],
         is_in_workspace: || sh::root().join("crates/grid-platform-docker").exists(),
     },
+    Platform {
+        name: "podman",
+        packages: &["grid-podman"],
+        detect: || engines::look(Kind::Podman).map(drop),
+        raise: Some(|| engines::up(Kind::Podman)),
+        lower: Some(|| engines::down_again(Kind::Podman)),
+        prepare: None,
+        programs: &[],
+        is_in_workspace: || sh::root().join("xtask/podman").exists(),
+    },
 ];
 
 /// What was brought up for this run, to be taken away at its end, whatever the end.
