@@ -132,7 +132,7 @@ pub(crate) trait Ground: Send + Sync {
     /// Looks at what the adapter keeps, and at what it should not have left or touched.
     fn records(&self) -> io::Result<Records>;
 
-    /// A node's log as it is kept.
+    /// A node's log as it is kept; `InvalidData` when the platform itself has broken it for good.
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>>;
 
     /// What positions in logs say.

@@ -74,6 +74,8 @@ pub(crate) struct Logs {
     pub(crate) gaps: u64,
     /// Lines that are missing between two that were kept, where what keeps logs was killed or had no room.
     pub(crate) never_kept: u64,
+    /// Logs that could not be compared, as what keeps them was killed or had no room and has torn them, over all censuses.
+    pub(crate) torn: u64,
     /// Gaps and first lines before which the file was looked at, and held nothing any more.
     pub(crate) beginnings: u64,
     pub(crate) reconnected: u64,
@@ -129,6 +131,7 @@ impl fmt::Display for Report {
         )?;
         row("log gaps that were told", self.logs.gaps)?;
         row("log lines that were never kept", self.logs.never_kept)?;
+        row("logs that were torn, in censuses", self.logs.torn)?;
         row(
             "log beginnings before which the file held nothing",
             self.logs.beginnings,

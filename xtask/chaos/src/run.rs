@@ -371,7 +371,13 @@ impl<'a> Run<'a> {
                 let Some(uid) = records.nodes.get(follower.id.as_str()) else {
                     break;
                 };
-                let log = self.ground.log(&follower.id)?;
+                let log = match self.ground.log(&follower.id) {
+                    Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                        state.counts.torn += 1;
+                        break;
+                    }
+                    log => log?,
+                };
                 // Who reads while more is dropped sees a hole that goes on behind the place where it ends.
                 let again = self.ground.log(&follower.id)?;
                 let settled = kept_from(&log) == kept_from(&again);
@@ -527,6 +533,7 @@ impl<'a> Run<'a> {
             sum.in_order += one.in_order;
             sum.gaps += one.gaps;
             sum.never_kept += one.never_kept;
+            sum.torn += one.torn;
             sum.beginnings += one.beginnings;
             sum.reconnected += one.reconnected;
             sum.replaced += one.replaced;

@@ -80,6 +80,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             continue;
         }
         println!();
+        if let Err(why) = chaos::can_run(platform) {
+            println!("chaos, {platform}: not run: {why}");
+            if required {
+                total.add(false);
+            }
+            continue;
+        }
         println!("chaos, {platform}: run");
         let broken = chaos::run_in_tests(platform);
         total.add(broken.is_ok());

@@ -45,6 +45,8 @@ const VOLUMES: [(&str, bool); 2] = [("sutra-grid-taken-1", false), ("sutra-grid-
 pub(super) struct Decoys {
     /// As each was last known to be, by its id.
     known: Mutex<BTreeMap<String, Known>>,
+    /// What was done to them that was seen in passing.
+    changed: Mutex<Vec<String>>,
 }
 
 struct Known {
@@ -118,10 +120,13 @@ impl Decoys {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings one into the state in which it is to be found.
+    /// Brings one into the state in which it is to be found, from one in which an engine leaves it that was started again.
     fn put(&self, engine: &Engine, id: &str, left: Left) -> io::Result<()> {
         let inspected = engine.get(&format!("/containers/{id}/json"))?;
         let is = inspected["State"]["Status"].as_str().unwrap_or_default();
+        if is == "restarting" {
+            return Err(io::Error::other("it is being started again"));
+        }
         let act = match (left, is) {
             (Left::Running | Left::Paused, "exited") => Some("start"),
             (Left::Paused, "running") => Some("pause"),
@@ -132,7 +137,17 @@ impl Decoys {
             engine.call("POST", &format!("/containers/{id}/{act}"), None)?;
             return self.put(engine, id, left);
         }
+        let expect = match left {
+            Left::Running => "running",
+            Left::Paused => "paused",
+            Left::Stopped => "exited",
+            Left::Created => "created",
+        };
         let (lasting, passing) = halves(&inspected);
+        if is != expect && self.known().contains_key(id) {
+            let words = format!("somebody else's container {lasting} is {is}, and was {expect}");
+            self.changed().push(words);
+        }
         let known = Known {
             left,
             lasting,
@@ -140,6 +155,29 @@ impl Decoys {
         };
         self.known().insert(id.to_owned(), known);
         Ok(())
+    }
+
+    fn changed(&self) -> MutexGuard<'_, Vec<String>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at them before an engine is ended: what was done to them would be its own by then.
+    pub(super) fn look_in_passing(&self, engine: &Engine) {
+        let all: Vec<(String, (Value, Value))> = self
+            .known()
+            .iter()
+            .map(|(id, it)| (id.clone(), (it.lasting.clone(), it.passing.clone())))
+            .collect();
+        for (id, before) in all {
+            // One that is away cannot be asked.
+            let now = engine.get(&format!("/containers/{id}/json"));
+            if let Ok(now) = now.map(|it| halves(&it))
+                && now != before
+            {
+                let words = format!("somebody else's container was {before:?} and is {now:?}");
+                self.changed().push(words);
+            }
+        }
     }
 
     /// Takes them as an engine that was started again has left them, all but what that does not change; what is wrong.
@@ -152,6 +190,7 @@ impl Decoys {
         let mut wrong = Vec::new();
         for (id, left, before) in all {
             self.put(engine, &id, left)?;
+            wrong.append(&mut self.changed());
             let known = self.known();
             if known.get(&id).is_some_and(|it| it.lasting != before) {
                 wrong.push(format!("somebody else's container {before} was changed"));
@@ -170,7 +209,7 @@ impl Decoys {
 
     /// Looks at each: how many are as they were, and what befell the others.
     pub(super) fn look(&self, engine: &Engine) -> (u64, Vec<String>) {
-        let (mut unharmed, mut wrong) = (0, Vec::new());
+        let (mut unharmed, mut wrong) = (0, self.changed().clone());
         let mut tell = |right: Result<bool, io::Error>, words: String| match right {
             Ok(true) => unharmed += 1,
             Ok(false) => wrong.push(words),

@@ -30,6 +30,8 @@ const PROBE: &str = "localhost/sutra-grid-chaos/probe:1";
 const STORAGE: &str = "localhost/sutra-grid-chaos/storage:1";
 /// What an engine runs beside containers.
 const HELPERS: [&str; 3] = ["dockerd", "containerd", "docker-proxy"];
+/// The frames in which an engine speaks for itself within a log.
+const OF_THE_ENGINE: u8 = 3;
 /// Who keeps a container running.
 const SHIM: &str = "containerd-shim-runc-v2";
 
@@ -134,6 +136,8 @@ pub(super) struct Containers {
     loses_lines: AtomicBool,
     /// The engine that was ended last, since the last rest.
     ended: Mutex<Option<proc::Process>>,
+    /// Containers whose logs an engine that was killed or had no room has torn: it cannot read them from there on.
+    torn: Mutex<BTreeSet<String>>,
     /// What engines that were ended have left of their own, and was taken away.
     mended: Mutex<Counts>,
 }
@@ -188,6 +192,7 @@ impl Containers {
             wrong: Mutex::default(),
             loses_lines: AtomicBool::new(false),
             ended: Mutex::default(),
+            torn: Mutex::default(),
             mended: Mutex::default(),
         })
     }
@@ -357,8 +362,17 @@ impl Ground for Containers {
             .container(id)?
             .ok_or_else(|| io::Error::other(format!("`{id}` has no container")))?;
         let path = format!("/containers/{id}/logs?stdout=true&stderr=true&tail=all");
-        unframed(&self.engine.bytes(&path)?)
-            .ok_or_else(|| io::Error::other("a log of broken frames"))
+        let log = unframed(&self.engine.bytes(&path)?)
+            .ok_or_else(|| io::Error::other("a log of broken frames"))?;
+        match log {
+            Ok(log) => Ok(log),
+            // Torn when it was killed or had no room, and so for good.
+            Err(_) if self.loses_lines() || locked(&self.torn).contains(&id) => {
+                locked(&self.torn).insert(id);
+                Err(io::ErrorKind::InvalidData.into())
+            }
+            Err(words) => Err(io::Error::other(words)),
+        }
     }
 
     fn positions(&self) -> Positions {
@@ -419,17 +433,20 @@ impl Ground for Containers {
     }
 }
 
-/// What stands in the frames of a log; `None` when they are none.
-fn unframed(mut bytes: &[u8]) -> Option<Vec<u8>> {
+/// What stands in the frames of a log, or what the engine itself says of it; `None` when they are none.
+fn unframed(mut bytes: &[u8]) -> Option<std::result::Result<Vec<u8>, String>> {
     let mut log = Vec::new();
     while !bytes.is_empty() {
         let (head, rest) = bytes.split_at_checked(8)?;
         let length = u32::from_be_bytes(head[4..].try_into().ok()?);
         let (text, rest) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+        if head[0] == OF_THE_ENGINE {
+            return Some(Err(String::from_utf8_lossy(text).into_owned()));
+        }
         log.extend_from_slice(text);
         bytes = rest;
     }
-    Some(log)
+    Some(Ok(log))
 }
 
 #[cfg(test)]
@@ -439,8 +456,10 @@ mod tests {
     #[test]
     fn frames_are_taken_off() {
         let frames = b"\x01\0\0\0\0\0\0\x02a\n\x02\0\0\0\0\0\0\x01b";
-        assert_eq!(unframed(frames).unwrap(), b"a\nb");
-        assert_eq!(unframed(b"").unwrap(), b"");
+        assert_eq!(unframed(frames).unwrap().unwrap(), b"a\nb");
+        assert_eq!(unframed(b"").unwrap().unwrap(), b"");
+        let torn = b"\x01\0\0\0\0\0\0\x02a\n\x03\0\0\0\0\0\0\x04torn";
+        assert_eq!(unframed(torn).unwrap().unwrap_err(), "torn");
         assert!(unframed(&frames[..9]).is_none());
         assert!(unframed(b"\x01\0").is_none());
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use grid_platform_api::NodeId;
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::{Containers, SHIM, locked};
@@ -57,6 +58,10 @@ impl Containers {
     fn end_engine(&self, signal: Signal, pause: Duration) -> bool {
         if self.engine.disk.is_full() {
             return false;
+        }
+        let settles = |it: &JoinHandle<_>| !it.is_finished();
+        if self.is_up() && !locked(&self.settling).iter().any(settles) {
+            self.decoys.look_in_passing(&self.engine);
         }
         let Some(before) = self.engine.end(signal, pause) else {
             return false;
