@@ -466,3 +466,87 @@ async fn a_wait_that_is_dropped_leaves_the_node_its_policy() {
     assert_eq!(policy, "on-failure");
     end(ground, platform, &id).await;
 }
+
+/// What is left of a test's own, whatever it ends with: a container of nobody's, and the control groups that it was in.
+struct Unseen<'a> {
+    ground: &'a Ground,
+    container: String,
+    groups: Vec<PathBuf>,
+}
+
+impl<'a> Unseen<'a> {
+    /// A program in the control group of a container that the engine takes for one that does not run.
+    fn run(ground: &'a Ground, of: &str) -> Self {
+        let body = json!({
+            "Image": bed::probe_image(&ground.place.api).unwrap(),
+            "Env": ["SUTRA_DATA_PATH=/tmp"],
+            "HostConfig": {
+                "CgroupParent": format!("{of}.slice"),
+                "NetworkMode": "none",
+                "Tmpfs": { "/tmp": "" },
+            },
+        });
+        let api = &ground.place.api;
+        let made = api.call("POST", "/containers/create", Some(&body)).unwrap();
+        let mut unseen = Self {
+            ground,
+            container: made["Id"].as_str().unwrap().to_owned(),
+            groups: Vec::new(),
+        };
+        ground.post(&unseen.container, "start");
+        let pid = &ground.state_of(&unseen.container)["State"]["Pid"];
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(groups.contains(of), "{groups}");
+        unseen.groups = groups.lines().filter_map(parent_group).collect();
+        unseen
+    }
+}
+
+impl Drop for Unseen<'_> {
+    fn drop(&mut self) {
+        let path = format!("/containers/{}?force=true", self.container);
+        let _ = self.ground.place.api.call("DELETE", &path, None);
+        for group in &self.groups {
+            let _ = std::fs::remove_dir(group);
+        }
+    }
+}
+
+/// The directory of the group above that of a line in `/proc/PID/cgroup`.
+fn parent_group(line: &str) -> Option<PathBuf> {
+    let (_, rest) = line.split_once(':')?;
+    let (controllers, path) = rest.split_once(':')?;
+    let all = PathBuf::from("/sys/fs/cgroup");
+    let root = match controllers.trim_start_matches("name=") {
+        // Version 2 is there by itself, or beside the others.
+        "" => Some(all.join("unified"))
+            .filter(|it| it.exists())
+            .unwrap_or(all),
+        controllers => all.join(controllers),
+    };
+    Some(root.join(path.trim_start_matches('/')).parent()?.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_whose_program_runs_unseen_is_not_taken_away() {
+    let ground = Ground::new();
+    let platform = ground.open().await;
+    let config = ground.node("unseen").build().unwrap();
+    let node = platform.spawn_node(config).await.unwrap();
+    let id = &node.node_id;
+    platform.stop_node(id).await.unwrap();
+
+    let unseen = Unseen::run(&ground, &node.native_handle);
+    let error = platform
+        .remove_node(id, DataPolicy::Purge)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}");
+    let hint = error.hint().unwrap_or_default();
+    assert!(hint.contains(&node.native_handle), "{hint}");
+    assert_eq!(ground.place.containers(id).unwrap().len(), 1);
+    assert_eq!(ground.place.boots(id).unwrap().len(), 1, "its data is kept");
+
+    drop(unseen);
+    end(ground, platform, id).await;
+}

@@ -22,10 +22,12 @@ pub(crate) struct Judge<'a> {
     pub(crate) taken: &'a [NodeId],
 }
 
-/// A node that is to run and is shown as failed.
+/// A node that is to run and is shown with an error.
 pub(crate) struct Failed {
     pub(crate) slot: Arc<Slot>,
     pub(crate) why: String,
+    /// Its agent does not try again.
+    pub(crate) is_given_up: bool,
 }
 
 /// What was found.
@@ -74,12 +76,13 @@ impl Judge<'_> {
             let living = census.nodes.get(slot.id.as_str()).unwrap_or(&nobody);
             let node = told.iter().find(|it| it.id == slot.id);
             if let (Want::Running { .. }, Some(node)) = (want, node)
-                && is_given_up(node)
+                && (node.error.is_some() || is_given_up(node))
             {
                 let why = why(node);
                 verdict.failed.push(Failed {
                     slot: Arc::clone(slot),
                     why,
+                    is_given_up: is_given_up(node),
                 });
             }
             let wrong = self.node(slot, want, living, node, &records).await;

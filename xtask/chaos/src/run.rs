@@ -302,11 +302,15 @@ impl<'a> Run<'a> {
             }
             for failed in verdict.failed {
                 let why = &failed.why;
-                // Once in each rest: what fails again with no fault about is wrong.
-                if !anew.insert(failed.slot.id.clone()) {
+                let (id, port) = (&failed.slot.id, failed.slot.port);
+                if !failed.is_given_up {
+                    self.ground.mend(id, port, why).await?;
                     continue;
                 }
-                let (id, port) = (&failed.slot.id, failed.slot.port);
+                // Once in each rest: what fails again with no fault about is wrong.
+                if !anew.insert(id.clone()) {
+                    continue;
+                }
                 let mut excuses = EXCUSES.iter().chain(self.ground.excuses());
                 let excused = excuses.any(|it| why.contains(it))
                     || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it))

@@ -250,7 +250,7 @@ fn is_by(node: &Node, pid: u32) -> bool {
 }
 
 /// Whether a container's first process is still the runtime's own, which executes the program last of all.
-fn is_before_exec(pid: u32) -> bool {
+pub(crate) fn is_before_exec(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/comm"))
         .is_ok_and(|it| it.starts_with("runc:[") || it.starts_with("crun"))
 }

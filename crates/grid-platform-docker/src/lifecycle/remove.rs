@@ -1,6 +1,6 @@
 //! Remove, and what becomes of the data.
 
-use std::sync::Arc;
+use std::{fs, sync::Arc};
 
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
 use grid_platform_api::{DataPolicy, ErrorKind, NodeData, NodeId, Result, fault};
@@ -10,13 +10,13 @@ use grid_platform_host::{
     work::{blocking, detached},
 };
 
-use super::{start, stop};
+use super::{ready::is_before_exec, start, stop};
 use crate::{
     engine::WORK,
     error::error,
     nodes::{self, Found, Node},
     platform::Inner,
-    translate::{DataPlace, Goal, Record},
+    translate::{DataPlace, Goal, Phase, Record},
     volumes,
 };
 
@@ -80,6 +80,7 @@ async fn remove_in_turn(inner: &Arc<Inner>, node: &Arc<Node>, data: DataPolicy) 
         }
         stop::finish(inner, node).await?;
     }
+    nothing_runs_unseen(inner, node).await?;
     fault::point("docker-remove-after-end").cannot("remove the node")?;
     let ours = remember(inner, node, &record, data).await?;
     fault::point("docker-remove-after-kept").cannot("remove the node")?;
@@ -89,6 +90,38 @@ async fn remove_in_turn(inner: &Arc<Inner>, node: &Arc<Node>, data: DataPolicy) 
     forget(inner, node, &record, data, ours).await?;
     drop(claim);
     Ok(())
+}
+
+/// Refuses to take a container away that does not run as far as its engine knows, and whose program runs: the engine was killed before it
+/// noted the start, or lost count of two. Nothing would tell of the program any more, and the next node of the id would run beside it.
+async fn nothing_runs_unseen(inner: &Inner, node: &Node) -> Result<()> {
+    let now = node.now();
+    let rests = matches!(now.observed.phase, Phase::Created | Phase::Exited);
+    if now.removed || !rests || !inner.facts.same_host {
+        return Ok(());
+    }
+    let container = node.container.clone();
+    match blocking(move || Ok(runs_something(&container))).await? {
+        true => Err(start::left_over(node)),
+        false => Ok(()),
+    }
+}
+
+/// Whether a program runs on this host that is a container's.
+fn runs_something(container: &str) -> bool {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids = entries.filter_map(|it| it.file_name().to_str()?.parse::<u32>().ok());
+    pids.any(|pid| {
+        // One that ends while it is looked at is none.
+        let read = |what| fs::read_to_string(format!("/proc/{pid}/{what}")).unwrap_or_default();
+        read("cgroup").contains(container) && is_inside(&read("status")) && !is_before_exec(pid)
+    })
+}
+
+/// Whether a process has a number within a container too, by its `status`: who watches a container from without may be in its cgroup.
+fn is_inside(status: &str) -> bool {
+    let numbers = status.lines().find_map(|it| it.strip_prefix("NSpid:"));
+    numbers.is_some_and(|it| it.split_whitespace().count() > 1)
 }
 
 /// Takes the data of a node to delete it; `None` when there is none that was made for it.
@@ -220,4 +253,16 @@ pub(crate) async fn list_data(inner: &Arc<Inner>) -> Result<Vec<NodeData>> {
     all.extend(volumes::list(&inner.engine, &inner.install.owner, in_use).await?);
     all.sort_by(|a, b| (&a.node_id, &a.location).cmp(&(&b.node_id, &b.location)));
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_in_a_container_has_a_number_there() {
+        assert!(is_inside("Name:\tx\nNSpid:\t4711\t1\nNSsid:\t1\n"));
+        assert!(!is_inside("Name:\tconmon\nNSpid:\t4711\nNSsid:\t1\n"));
+        assert!(!is_inside(""));
+    }
 }

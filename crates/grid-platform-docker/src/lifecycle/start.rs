@@ -245,7 +245,7 @@ fn gone(id: &NodeId) -> Error {
 async fn fail(inner: &Arc<Inner>, node: &Arc<Node>, refusal: Fault) -> Error {
     let failure = match &refusal {
         Fault::Refused { message, .. } if translate::is_left_over(message) => {
-            return left_over(node, refusal);
+            return left_over(node).with_source(refusal);
         }
         Fault::Refused { status, message } => match translate::known_start_failure(message) {
             Some(failure) => failure,
@@ -267,15 +267,14 @@ fn not_started(node: &Node) -> String {
 
 /// The error of a start that is in the way of itself: an engine that was killed in the middle of one, or under a program that
 /// ended meanwhile, may keep a container's shim for ever. It says nothing of the node, which starts once that is gone.
-fn left_over(node: &Node, refusal: Fault) -> Error {
+pub(crate) fn left_over(node: &Node) -> Error {
     error(
         ErrorKind::Unavailable,
         format!(
-            "an engine that was killed has left something of the node `{}` that keeps it from being started",
+            "an engine that was killed has left something of the node `{}` that it knows nothing of",
             node.id
         ),
     )
-    .with_source(refusal)
     .with_hint(format!(
         "End the process `containerd-shim-runc-v2` that has `-id {}` among its arguments, with its children: the node is then started.",
         node.container

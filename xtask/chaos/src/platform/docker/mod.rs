@@ -394,7 +394,15 @@ impl Ground for Containers {
         why: &str,
     ) -> BoxFuture<'a, Result<bool>> {
         let is_port = why.starts_with("port_in_use: ");
-        async move { Ok(is_port && self.free_port(id, port).await?) }.boxed()
+        let is_left = why.starts_with("unavailable: an engine that was killed has left something");
+        async move {
+            Ok(match (is_port, is_left) {
+                (true, _) => self.free_port(id, port).await?,
+                (_, true) => self.end_left_of(id)?,
+                _ => false,
+            })
+        }
+        .boxed()
     }
 
     fn mended(&self) -> Counts {

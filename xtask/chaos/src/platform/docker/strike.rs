@@ -189,20 +189,44 @@ impl Containers {
             let container = shim_of(it);
             it.start < engine.start && container.is_some_and(|it| !lives(it))
         };
-        for shim in all.iter().filter(is_left) {
-            let children: Vec<_> = all.iter().filter(|it| it.parent == shim.pid).collect();
-            let runs = |it: &&proc::Process| it.variable("SUTRA_NODE_ID").is_some();
-            let what = match children.iter().any(runs) {
-                true => "a program, and the shim that keeps it",
-                false => "a shim without a program",
-            };
-            for process in children.into_iter().chain([shim]) {
-                // One that has just ended is gone as well.
-                let _ = process.kill();
-            }
-            count(&mut locked(&self.mended), what);
-        }
+        all.iter()
+            .filter(is_left)
+            .for_each(|it| self.end_shim(it, &all));
         Ok(())
+    }
+
+    /// Ends the shim of a node's container that does not run as far as the engine knows, which started it twice as it came up; whether
+    /// there is one.
+    pub(super) fn end_left_of(&self, id: &NodeId) -> Result<bool> {
+        let container = self.container(id)?;
+        let Some(container) = container.filter(|_| locked(&self.ended).is_some()) else {
+            return Ok(false);
+        };
+        let inspected = self.engine.get(&format!("/containers/{container}/json"))?;
+        let rests = ["created", "exited"].map(|it| inspected["State"]["Status"] == it);
+        if !rests.contains(&true) {
+            return Ok(false);
+        }
+        let all = proc::all()?;
+        let shim = all.iter().find(|it| shim_of(it) == Some(&container));
+        if let Some(shim) = shim {
+            self.end_shim(shim, &all);
+        }
+        Ok(shim.is_some())
+    }
+
+    fn end_shim(&self, shim: &proc::Process, all: &[proc::Process]) {
+        let children: Vec<_> = all.iter().filter(|it| it.parent == shim.pid).collect();
+        let runs = |it: &&proc::Process| it.variable("SUTRA_NODE_ID").is_some();
+        let what = match children.iter().any(runs) {
+            true => "a program, and the shim that keeps it",
+            false => "a shim without a program",
+        };
+        for process in children.into_iter().chain([shim]) {
+            // One that has just ended is gone as well.
+            let _ = process.kill();
+        }
+        count(&mut locked(&self.mended), what);
     }
 
     /// Whether an engine that was ended since the last rest holds a port of that node for nobody. It says for ever that it is
