@@ -212,6 +212,10 @@ impl Judge<'_> {
                 demand(node.is_some_and(good), &|| {
                     format!("the master shows {}", shown())
                 });
+                let revived = records.revived.get(slot.id.as_str());
+                demand(revived.is_none(), &|| {
+                    format!("it would be started by its platform: {revived:?}")
+                });
             }
             Want::Absent { kept } => {
                 demand(living.is_nobody(), &|| {

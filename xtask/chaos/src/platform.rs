@@ -85,6 +85,8 @@ pub(crate) struct Census {
 pub(crate) struct Records {
     /// The incarnation of each node that has a record.
     pub(crate) nodes: BTreeMap<String, String>,
+    /// Nodes that do not run, and that their platform would start by itself, each with the reason.
+    pub(crate) revived: BTreeMap<String, String>,
     /// What should not be there.
     pub(crate) left: Vec<String>,
     /// Of what the platform makes outside of its own state, so many things were looked at.

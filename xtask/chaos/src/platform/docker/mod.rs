@@ -336,6 +336,15 @@ impl Ground for Containers {
                     .push(format!("the container {names} ({state}, {id})"));
                 continue;
             };
+            // An engine that is started again goes by the policy, and not by who stopped it. All nodes here have `always` while they run.
+            if state == "exited" {
+                let inspected = self.engine.get(&format!("/containers/{id}/json"))?;
+                let policy = &inspected["HostConfig"]["RestartPolicy"]["Name"];
+                if policy != "no" {
+                    let words = format!("its container has the restart policy {policy}");
+                    records.revived.insert(node.clone(), words);
+                }
+            }
             if let Some(other) = records.nodes.insert(node.clone(), uid.clone()) {
                 let words =
                     format!("`{node}` has two containers, of the incarnations {other} and {uid}");
