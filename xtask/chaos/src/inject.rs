@@ -1,6 +1,6 @@
 //! Faults, one by one, on whoever is there when they strike.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -29,6 +29,25 @@ struct Decoy {
     pid: u32,
 }
 
+/// An order of a point as it is counted.
+pub(crate) fn shown(name: &str, order: Order) -> String {
+    let what = order.text();
+    format!("{name}, {}", what.split(' ').next().unwrap_or(&what))
+}
+
+/// Which of those that are due is armed: one order of a point at a time, and first what nobody has met at all.
+fn next(due: &VecDeque<Armed>, armed: &[Armed], met: &Counts) -> Option<Armed> {
+    let mut free = due
+        .iter()
+        .filter(|it| armed.iter().all(|(name, _)| *name != it.0));
+    let is_new = |it: &&Armed| !met.contains_key(&shown(it.0, it.1));
+    let new = free.clone().find(is_new);
+    new.or_else(|| free.next()).copied()
+}
+
+/// A point, and what it does.
+type Armed = (&'static str, Order);
+
 /// Everything that faults strike.
 pub(crate) struct Injector {
     pub(crate) ground: Arc<dyn Ground>,
@@ -38,7 +57,9 @@ pub(crate) struct Injector {
     pub(crate) disk: Option<Arc<Disk>>,
     /// Where fault points are armed.
     points: PathBuf,
-    armed: Vec<(&'static str, Order)>,
+    armed: Vec<Armed>,
+    /// Orders of the plan that could not be armed yet, or that nobody has met before a rest.
+    due: VecDeque<Armed>,
     met: Counts,
     decoys: Vec<Decoy>,
 }
@@ -59,6 +80,7 @@ impl Injector {
             disk,
             points,
             armed: Vec::new(),
+            due: VecDeque::new(),
             met: Counts::new(),
             decoys: Vec::new(),
         }
@@ -81,8 +103,8 @@ impl Injector {
             },
             Kind::RecyclePid => self.recycle(fault.pick).await?,
             Kind::Point => {
-                if let Some((name, order)) = fault.point {
-                    self.arm(name, order)?;
+                if let Some(order) = fault.point {
+                    self.arm(order)?;
                 }
                 false
             }
@@ -108,10 +130,16 @@ impl Injector {
         Ok(struck.then_some([shim.pid, node.pid]))
     }
 
-    fn arm(&mut self, name: &'static str, order: Order) -> io::Result<()> {
-        if self.armed.iter().any(|(armed, _)| *armed == name) {
-            return Ok(());
+    /// Arms what the plan has, or what is due before that.
+    fn arm(&mut self, planned: Armed) -> io::Result<()> {
+        if !self.due.contains(&planned) {
+            self.due.push_back(planned);
         }
+        let next = next(&self.due, &self.armed, &self.met);
+        let Some((name, order)) = next else {
+            return Ok(());
+        };
+        self.due.retain(|it| *it != (name, order));
         // Written beside and renamed, so that nobody meets a half of it.
         let fresh = self.points.join("fresh");
         fs::write(&fresh, order.text())?;
@@ -128,11 +156,7 @@ impl Injector {
         self.armed.retain(|(name, order)| {
             let waits = armed.join(name).exists();
             if !waits {
-                let what = order.text();
-                count(
-                    met,
-                    format!("{name}, {}", what.split(' ').next().unwrap_or(&what)),
-                );
+                count(met, shown(name, *order));
             }
             waits
         });
@@ -155,9 +179,12 @@ impl Injector {
         if let Some(disk) = &self.disk {
             disk.has_room().await;
         }
-        for (name, _) in std::mem::take(&mut self.armed) {
+        for point in std::mem::take(&mut self.armed) {
             // One that was met at the last moment is not counted.
-            let _ = fs::remove_file(self.points.join("fault-points-armed").join(name));
+            let _ = fs::remove_file(self.points.join("fault-points-armed").join(point.0));
+            if !self.due.contains(&point) {
+                self.due.push_front(point);
+            }
         }
         self.ground.calm().await
     }
@@ -234,5 +261,30 @@ impl Injector {
             let _ = decoy.child.kill().await;
         }
         Ok((unharmed, wrong))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_met_comes_first_and_no_point_twice_at_a_time() {
+        let (abort, stall, full) = (Order::Abort, Order::Stall(1), Order::Full);
+        let due = VecDeque::from([("a", abort), ("a", stall), ("b", full), ("c", abort)]);
+        let mut met = Counts::new();
+        let check = |armed: &[Armed], met: &Counts, expect: Option<Armed>| {
+            assert_eq!(next(&due, armed, met), expect, "{armed:?} {met:?}");
+        };
+        check(&[], &met, Some(("a", abort)));
+        check(&[("a", full)], &met, Some(("b", full)));
+        count(&mut met, shown("a", abort));
+        check(&[], &met, Some(("a", stall)));
+        // Both errors are one.
+        count(&mut met, shown("b", Order::Broken));
+        check(&[("a", full)], &met, Some(("c", abort)));
+        count(&mut met, shown("c", abort));
+        check(&[("a", full)], &met, Some(("b", full)));
+        check(&[("a", full), ("b", abort), ("c", abort)], &met, None);
     }
 }

@@ -19,7 +19,7 @@ use crate::census::{Judge, twice};
 use crate::daemon::{Daemon, Recipe};
 use crate::fleet::{Kind, Make, Slot, Want};
 use crate::follow::{Follower, Goal, kept_from};
-use crate::inject::Injector;
+use crate::inject::{Injector, shown};
 use crate::opaque;
 use crate::place::Disk;
 use crate::plan::{COMMON_POINTS, Kind as FaultKind, Plan};
@@ -35,6 +35,9 @@ const REST: Duration = Duration::from_secs(120);
 const CATCH_UP: Duration = Duration::from_secs(30);
 /// How long armed points may wait for somebody before they are taken back.
 const POINTS_WAIT: Duration = Duration::from_secs(2);
+/// How many epochs of so many points a full run has more where some were not met.
+const MORE_EPOCHS: usize = 12;
+const MORE_POINTS: usize = 16;
 /// How many logs are followed.
 const FOLLOWED: usize = 6;
 /// How much is kept of each log, in bytes: as little as a platform takes, so that who reads late finds a gap.
@@ -218,14 +221,23 @@ impl<'a> Run<'a> {
 
     /// Epoch after epoch: faults, then rest and a census.
     async fn go(&mut self, mut plan: Plan) -> Result<()> {
-        while self.report.faults < self.args.faults() && self.report.violations.is_empty() {
-            let left = usize::try_from(self.args.faults() - self.report.faults)?;
+        let mut more = MORE_EPOCHS;
+        while self.report.violations.is_empty() {
+            let left = usize::try_from(self.args.faults().saturating_sub(self.report.faults))?;
             // As many as are due, and never more than an epoch's; those that meet nobody come back in the next.
-            let faults = plan.epoch().min(left);
+            let faults: Vec<_> = match plan.epoch().min(left) {
+                0 if more > 0 && self.args.full && !self.unmet().is_empty() => {
+                    more -= 1;
+                    let points = plan.by_ref().filter(|it| it.point.is_some());
+                    points.take(MORE_POINTS).collect()
+                }
+                0 => break,
+                faults => plan.by_ref().take(faults).collect(),
+            };
             self.ground.begin();
             self.gate.send_replace(true);
             let mut filled = false;
-            for fault in plan.by_ref().take(faults) {
+            for fault in faults {
                 sleep(Duration::from_millis(fault.wait_ms)).await;
                 let name = match fault.point {
                     Some(_) => None,
@@ -502,7 +514,21 @@ impl<'a> Run<'a> {
         Ok(self.report)
     }
 
+    /// The orders of points that nobody has met.
+    fn unmet(&self) -> Vec<String> {
+        let (points, met) = (self.points(), self.injector.met());
+        let all = points.iter().flat_map(|point| {
+            let orders = point.orders.iter();
+            orders.map(|order| shown(point.name, *order))
+        });
+        let mut unmet: Vec<_> = all.filter(|it| !met.contains_key(it)).collect();
+        // Two orders of a point are both errors.
+        unmet.dedup();
+        unmet
+    }
+
     async fn sum_up(&mut self) {
+        let unmet = self.unmet();
         let report = &mut self.report;
         report.seconds = self.began.elapsed().as_secs();
         for slot in &self.slots {
@@ -548,20 +574,7 @@ impl<'a> Run<'a> {
         report.ends.extend(self.injector.master.ends());
         report.ends.extend(self.ground.ends());
         report.mended = self.ground.mended();
-        let points = self.ground.points();
-        let unmet = points.iter().chain(COMMON_POINTS).flat_map(|point| {
-            point.orders.iter().map(|order| {
-                let text = order.text();
-                format!(
-                    "{}, {}",
-                    point.name,
-                    text.split(' ').next().unwrap_or(&text)
-                )
-            })
-        });
-        report.points_unmet = unmet.filter(|it| !report.points.contains_key(it)).collect();
-        // Two orders of a point are both errors.
-        report.points_unmet.dedup();
+        report.points_unmet = unmet;
         if self.args.full && !report.points_unmet.is_empty() {
             let words = format!(
                 "fault points that nobody met: {}",
