@@ -41,7 +41,12 @@ pub(super) struct Engine {
     pub(super) at: PathBuf,
     pub(super) disk: Arc<Disk>,
     config: PathBuf,
+    /// Where containerd has a folder of each container that runs.
+    pub(super) folders: PathBuf,
 }
+
+/// The folder of containers that run, in that of the engine's sockets.
+const FOLDERS: &str = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby";
 
 impl Engine {
     /// Starts it. Wants namespaces of our own: mounts, processes, network. `live_restore`: containers live on while it does
@@ -69,6 +74,7 @@ impl Engine {
             at,
             disk,
             config: place.dir.join("daemon.json"),
+            folders: place.dir.join(FOLDERS),
         };
         let config = format!("{{\"live-restore\": {live_restore}}}\n");
         fs::write(&engine.config, config)?;

@@ -136,10 +136,12 @@ pub(super) struct Containers {
     loses_lines: AtomicBool,
     /// The engine that was ended last, since the last rest.
     ended: Mutex<Option<proc::Process>>,
+    /// Whether one was ended ever: what it holds for nobody shows when somebody wants it.
+    was_ended: AtomicBool,
     /// Containers whose logs an engine that was killed or had no room has torn: it cannot read them from there on.
     torn: Mutex<BTreeSet<String>>,
     /// What engines that were ended have left of their own, and was taken away.
-    mended: Mutex<Counts>,
+    mended: Arc<Mutex<Counts>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -192,8 +194,9 @@ impl Containers {
             wrong: Mutex::default(),
             loses_lines: AtomicBool::new(false),
             ended: Mutex::default(),
+            was_ended: AtomicBool::new(false),
             torn: Mutex::default(),
-            mended: Mutex::default(),
+            mended: Arc::default(),
         })
     }
 

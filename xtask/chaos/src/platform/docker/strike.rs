@@ -1,8 +1,9 @@
 //! What befalls an engine and its containers behind the agent's back.
 
+use std::fs;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use grid_platform_api::NodeId;
@@ -11,15 +12,18 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::engine::Engine;
 use super::{Containers, SHIM, locked};
 use crate::Result;
 use crate::plan::{Fault, Kind};
 use crate::proc;
 use crate::proxy::Mode;
-use crate::report::count;
+use crate::report::{Counts, count};
 
 /// How long others' things may take to be as they were once an engine is up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How old a folder without a shim is that no start is going to use: one that is made for a start gets its shim at once.
+const STALE: Duration = Duration::from_secs(5);
 
 impl Containers {
     /// Lets a fault strike. Whether it met somebody.
@@ -68,7 +72,9 @@ impl Containers {
         };
         self.loses_lines.store(true, Ordering::SeqCst);
         *locked(&self.ended) = Some(before.clone());
+        self.was_ended.store(true, Ordering::SeqCst);
         let (engine, decoys) = (Arc::clone(&self.engine), Arc::clone(&self.decoys));
+        let mended = Arc::clone(&self.mended);
         let settled = tokio::spawn(async move {
             engine.wait_for_another(&before).await?;
             let until = Instant::now() + PATIENCE;
@@ -80,7 +86,10 @@ impl Containers {
                         let words = "somebody else's containers do not come up again";
                         return Err(format!("{words}: {error}").into());
                     }
-                    Err(_) => sleep(Duration::from_millis(50)).await,
+                    Err(_) => {
+                        take_left_folders(&engine, &mended)?;
+                        sleep(Duration::from_millis(50)).await;
+                    }
                 }
             }
         });
@@ -192,7 +201,7 @@ impl Containers {
         all.iter()
             .filter(is_left)
             .for_each(|it| self.end_shim(it, &all));
-        Ok(())
+        take_left_folders(&self.engine, &self.mended).map(|_| ())
     }
 
     /// Ends the shim of a node's container that does not run as far as the engine knows, which started it twice as it came up; whether
@@ -209,10 +218,11 @@ impl Containers {
         }
         let all = proc::all()?;
         let shim = all.iter().find(|it| shim_of(it) == Some(&container));
-        if let Some(shim) = shim {
-            self.end_shim(shim, &all);
-        }
-        Ok(shim.is_some())
+        let Some(shim) = shim else {
+            return take_left_folders(&self.engine, &self.mended);
+        };
+        self.end_shim(shim, &all);
+        Ok(true)
     }
 
     fn end_shim(&self, shim: &proc::Process, all: &[proc::Process]) {
@@ -229,10 +239,10 @@ impl Containers {
         count(&mut locked(&self.mended), what);
     }
 
-    /// Whether an engine that was ended since the last rest holds a port of that node for nobody. It says for ever that it is
+    /// Whether an engine that came up behind one that was ended holds a port of that node for nobody. It says for ever that it is
     /// taken; then it is started again, as a person would.
     pub(super) async fn free_port(&self, id: &NodeId, port: Option<u16>) -> Result<bool> {
-        if locked(&self.ended).is_none() {
+        if !self.was_ended.load(Ordering::SeqCst) {
             return Ok(false);
         }
         let mut wanted: Vec<u64> = port.map(u64::from).into_iter().collect();
@@ -259,6 +269,31 @@ impl Containers {
         count(&mut locked(&self.mended), "a port");
         Ok(true)
     }
+}
+
+/// Takes away the folders of containers that have no shim: an engine that was killed left them, and the next one makes no container
+/// start whose folder is there. Whether there was one.
+fn take_left_folders(engine: &Engine, mended: &Mutex<Counts>) -> Result<bool> {
+    let all = proc::all()?;
+    let mut any = false;
+    for folder in fs::read_dir(&engine.folders).into_iter().flatten() {
+        let folder = folder?;
+        let name = folder.file_name();
+        let has_shim = all
+            .iter()
+            .any(|it| shim_of(it).is_some_and(|it| *it == *name));
+        // It may be taken away by its engine just then.
+        let made = folder.metadata().and_then(|it| it.modified());
+        let age = made.ok().and_then(|it| it.elapsed().ok());
+        if !has_shim
+            && age.is_some_and(|it| it >= STALE)
+            && fs::remove_dir_all(folder.path()).is_ok()
+        {
+            count(&mut locked(mended), "a folder without a shim");
+            any = true;
+        }
+    }
+    Ok(any)
 }
 
 /// The container that a process is the shim of, if it is one.
