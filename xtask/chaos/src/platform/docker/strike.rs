@@ -78,8 +78,9 @@ impl Containers {
         let settled = tokio::spawn(async move {
             engine.wait_for_another(&before).await?;
             let until = Instant::now() + PATIENCE;
-            // It may be ended again before it is up.
+            // It may be ended again before it is up. Without room a start leaves a shim that keeps the next ones from starting.
             loop {
+                engine.disk.has_room().await;
                 match decoys.settle(&engine) {
                     Ok(wrong) => return Ok(wrong),
                     Err(error) if Instant::now() >= until => {
