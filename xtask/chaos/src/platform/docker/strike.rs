@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use super::decoys::MARK;
 use super::engine::Engine;
 use super::{Containers, SHIM, locked};
 use crate::Result;
@@ -87,8 +88,12 @@ impl Containers {
                         let words = "somebody else's containers do not come up again";
                         return Err(format!("{words}: {error}").into());
                     }
-                    Err(_) => {
+                    Err(error) => {
                         take_left_folders(&engine, &mended)?;
+                        // Those of others are started twice by an engine that comes up as well.
+                        if let Some(container) = in_use(&error.to_string()) {
+                            end_shim_at_rest(&engine, &mended, container)?;
+                        }
                         sleep(Duration::from_millis(50)).await;
                     }
                 }
@@ -201,7 +206,7 @@ impl Containers {
         };
         all.iter()
             .filter(is_left)
-            .for_each(|it| self.end_shim(it, &all));
+            .for_each(|it| end_shim(&self.mended, it, &all));
         take_left_folders(&self.engine, &self.mended).map(|_| ())
     }
 
@@ -212,32 +217,7 @@ impl Containers {
         let Some(container) = container.filter(|_| locked(&self.ended).is_some()) else {
             return Ok(false);
         };
-        let inspected = self.engine.get(&format!("/containers/{container}/json"))?;
-        let rests = ["created", "exited"].map(|it| inspected["State"]["Status"] == it);
-        if !rests.contains(&true) {
-            return Ok(false);
-        }
-        let all = proc::all()?;
-        let shim = all.iter().find(|it| shim_of(it) == Some(&container));
-        let Some(shim) = shim else {
-            return take_left_folders(&self.engine, &self.mended);
-        };
-        self.end_shim(shim, &all);
-        Ok(true)
-    }
-
-    fn end_shim(&self, shim: &proc::Process, all: &[proc::Process]) {
-        let children: Vec<_> = all.iter().filter(|it| it.parent == shim.pid).collect();
-        let runs = |it: &&proc::Process| it.variable("SUTRA_NODE_ID").is_some();
-        let what = match children.iter().any(runs) {
-            true => "a program, and the shim that keeps it",
-            false => "a shim without a program",
-        };
-        for process in children.into_iter().chain([shim]) {
-            // One that has just ended is gone as well.
-            let _ = process.kill();
-        }
-        count(&mut locked(&self.mended), what);
+        end_shim_at_rest(&self.engine, &self.mended, &container)
     }
 
     /// Whether an engine that came up behind one that was ended holds a port of that node for nobody. It says for ever that it is
@@ -272,6 +252,36 @@ impl Containers {
     }
 }
 
+/// Ends the shim of a container that does not run as far as the engine knows, or takes its folder away; whether there was one.
+fn end_shim_at_rest(engine: &Engine, mended: &Mutex<Counts>, container: &str) -> Result<bool> {
+    let inspected = engine.get(&format!("/containers/{container}/json"))?;
+    let rests = ["created", "exited"].map(|it| inspected["State"]["Status"] == it);
+    if !rests.contains(&true) {
+        return Ok(false);
+    }
+    let all = proc::all()?;
+    let Some(shim) = all.iter().find(|it| shim_of(it) == Some(container)) else {
+        return take_left_folders(engine, mended);
+    };
+    end_shim(mended, shim, &all);
+    Ok(true)
+}
+
+fn end_shim(mended: &Mutex<Counts>, shim: &proc::Process, all: &[proc::Process]) {
+    let children: Vec<_> = all.iter().filter(|it| it.parent == shim.pid).collect();
+    let named = ["SUTRA_NODE_ID", MARK];
+    let runs = |it: &&proc::Process| named.iter().any(|name| it.variable(name).is_some());
+    let what = match children.iter().any(runs) {
+        true => "a program, and the shim that keeps it",
+        false => "a shim without a program",
+    };
+    for process in children.into_iter().chain([shim]) {
+        // One that has just ended is gone as well.
+        let _ = process.kill();
+    }
+    count(&mut locked(mended), what);
+}
+
 /// Takes away the folders of containers that have no shim: an engine that was killed left them, and the next one makes no container
 /// start whose folder is there. Whether there was one.
 fn take_left_folders(engine: &Engine, mended: &Mutex<Counts>) -> Result<bool> {
@@ -295,6 +305,13 @@ fn take_left_folders(engine: &Engine, mended: &Mutex<Counts>) -> Result<bool> {
         }
     }
     Ok(any)
+}
+
+/// The container that an engine does not start because it has a shim already.
+fn in_use(words: &str) -> Option<&str> {
+    let (call, why) = words.split_once("/start: ")?;
+    let is_left = why.starts_with("id already in use");
+    is_left.then(|| call.rsplit('/').next())?
 }
 
 /// The container that a process is the shim of, if it is one.
