@@ -312,6 +312,7 @@ impl<'a> Run<'a> {
                 self.report.violations.extend(verdict.wrong);
                 break;
             }
+            let mut again = Vec::new();
             for failed in verdict.failed {
                 let why = &failed.why;
                 let (id, port) = (&failed.slot.id, failed.slot.port);
@@ -325,12 +326,20 @@ impl<'a> Run<'a> {
                 }
                 let mut excuses = EXCUSES.iter().chain(self.ground.excuses());
                 let excused = excuses.any(|it| why.contains(it))
-                    || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it))
-                    || self.ground.mend(id, port, why).await?;
-                if !excused {
+                    || filled && OUT_OF_ROOM.iter().any(|it| why.ends_with(it));
+                let mended = !excused && self.ground.mend(id, port, why).await?;
+                if mended {
+                    // What is done for that is a fault to others that are being started.
+                    anew.clear();
+                }
+                if !excused && !mended {
                     let words = format!("`{}` failed: {}", failed.slot.id, failed.why);
                     self.report.violations.push(words);
                 }
+                again.push(failed);
+            }
+            anew.extend(again.iter().map(|it| it.slot.id.clone()));
+            for failed in again {
                 if failed.slot.start_anew(&self.client).await.is_ok() {
                     count(&mut self.report.started_anew, failed.why);
                 }

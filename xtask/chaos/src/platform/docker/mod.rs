@@ -406,10 +406,11 @@ impl Ground for Containers {
         why: &str,
     ) -> BoxFuture<'a, Result<bool>> {
         let is_port = why.starts_with("port_in_use: ");
+        let is_seen = why.contains(" is taken by ");
         let is_left = why.starts_with("unavailable: an engine that was killed has left something");
         async move {
             Ok(match (is_port, is_left) {
-                (true, _) => self.free_port(id, port).await?,
+                (true, _) => self.free_port(id, port, is_seen).await?,
                 (_, true) => self.end_left_of(id)?,
                 _ => false,
             })

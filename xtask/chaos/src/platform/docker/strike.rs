@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -221,8 +222,13 @@ impl Containers {
     }
 
     /// Whether an engine that came up behind one that was ended holds a port of that node for nobody. It says for ever that it is
-    /// taken; then it is started again, as a person would.
-    pub(super) async fn free_port(&self, id: &NodeId, port: Option<u16>) -> Result<bool> {
+    /// taken; then it is started again, as a person would. `seen`: its agent has found the port taken, and not the engine's books.
+    pub(super) async fn free_port(
+        &self,
+        id: &NodeId,
+        port: Option<u16>,
+        seen: bool,
+    ) -> Result<bool> {
         if !self.was_ended.load(Ordering::SeqCst) {
             return Ok(false);
         }
@@ -245,8 +251,15 @@ impl Containers {
         if wanted.is_empty() || had.any(is_wanted) {
             return Ok(false);
         }
-        self.end_engine(Signal::TERM, Duration::ZERO);
-        self.up_again().await?;
+        let is_taken = |it: &u64| {
+            let port = u16::try_from(*it).unwrap_or_default();
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err()
+        };
+        // It may have gone by what was done for another one's.
+        if !seen || wanted.iter().any(is_taken) {
+            self.end_engine(Signal::TERM, Duration::ZERO);
+            self.up_again().await?;
+        }
         count(&mut locked(&self.mended), "a port");
         Ok(true)
     }
