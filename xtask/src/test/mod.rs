@@ -94,6 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             eprint!("{fail}");
         }
     }
+    for line in &total.told {
+        println!("{line}");
+    }
     for name in &total.crashed {
         println!("ended without a result: {name}");
     }

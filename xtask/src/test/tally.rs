@@ -16,7 +16,14 @@ struct Open {
     counts: Option<Counts>,
     /// Tests that said that they could not run, which libtest takes for passed.
     not_run: u64,
+    /// What it told of its failures: the lines from the last `failures:` to the result, and at most [`TOLD`].
+    told: Vec<String>,
+    telling: bool,
 }
+
+/// How many lines of a program's failures are told again at the end. A run's output is long, and often only its end is
+/// kept.
+const TOLD: usize = 100;
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counts {
@@ -33,6 +40,8 @@ pub(super) struct Total {
     skipped: u64,
     /// Test programs that ended without a result. Each counts as one failure.
     pub(super) crashed: Vec<String>,
+    /// What test programs told of their failures, each behind a line with its name.
+    pub(super) told: Vec<String>,
 }
 
 impl Tally {
@@ -60,6 +69,18 @@ impl Tally {
                 failed: before.failed + counts.failed,
                 skipped: before.skipped + counts.skipped,
             });
+            open.telling = false;
+        } else if let Some(open) = &mut self.open
+            && (open.telling || line == "failures:")
+        {
+            if !open.telling {
+                // What came before was of a suite that a test runs in itself.
+                open.told.clear();
+                open.telling = true;
+            }
+            if open.told.len() < TOLD {
+                open.told.push(line.to_owned());
+            }
         }
     }
 
@@ -81,6 +102,8 @@ impl Tally {
             many,
             counts: None,
             not_run: 0,
+            told: Vec::new(),
+            telling: false,
         });
     }
 
@@ -91,6 +114,10 @@ impl Tally {
             self.total.passed += counts.passed - not_run;
             self.total.failed += counts.failed;
             self.total.skipped += counts.skipped + not_run;
+            if counts.failed > 0 {
+                self.total.told.push(format!("failed in {}", open.name));
+                self.total.told.extend(open.told);
+            }
         } else {
             self.total.crashed.push(open.name);
             self.total.failed += 1;
@@ -234,6 +261,41 @@ mod tests {
             "1 passed, 0 failed, 3 skipped",
             &[],
         );
+    }
+
+    #[test]
+    fn what_a_program_tells_of_its_failures_is_kept() {
+        let mut tally = Tally::default();
+        "     Running tests/a.rs (target/debug/deps/a-1)\n\
+         failures:\n\
+         of a suite that a test runs\n\
+         test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
+         test a ... FAILED\n\
+         test b ... ok\n\
+         \n\
+         failures:\n\
+         \n\
+         ---- a stdout ----\n\
+         thread 'a' panicked at tests/a.rs:3:5:\n\
+         three is not four\n\
+         \n\
+         failures:\n\
+         \x20   a\n\
+         \n\
+         test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\n\
+         error: test failed, to rerun pass `--test a`\n\
+         \x20    Running tests/b.rs (target/debug/deps/b-1)\n\
+         failures:\n\
+         of a suite that is meant to fail\n\
+         test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n"
+            .lines()
+            .for_each(|line| tally.read(line));
+        let told = tally.finish(false).told;
+        assert_eq!(told[0], "failed in tests/a.rs (target/debug/deps/a-1)");
+        assert!(told.contains(&"three is not four".to_owned()), "{told:?}");
+        let others = ["suite", "rerun"];
+        let other = |line: &String| others.iter().any(|it| line.contains(it));
+        assert!(!told.iter().any(other), "{told:?}");
     }
 
     #[test]
