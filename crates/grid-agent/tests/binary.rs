@@ -9,6 +9,7 @@ use std::{
     fs,
     path::Path,
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use grid_platform_testing::HostPlace;
@@ -154,7 +155,6 @@ async fn what_is_no_settings_file_is_refused_with_its_place() {
 async fn doctor_names_what_is_missing() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("agent");
-    // A port that was free a moment ago, and that nobody else binds.
     let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = held.local_addr().unwrap().to_string();
     let mut doctor = command(&state, &["doctor", "--master", &address]);
@@ -171,12 +171,12 @@ async fn doctor_names_what_is_missing() {
 
     assert!(!state.exists(), "it only looks");
 
-    drop(held);
     let token = dir.path().join("none");
+    // The port of `tcpmux`, which nobody serves; another test could bind one that was just let go.
     let args = [
         "doctor",
         "--master",
-        &address,
+        "127.0.0.1:1",
         "--token-file",
         token.to_str().unwrap(),
     ];
@@ -397,7 +397,16 @@ async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
             .sees(name, |it| it.managed && it.node.state.is_running())
             .await;
         let boots = seen.node.data_path.unwrap().join("grid-probe.boots");
-        let boots = fs::read_to_string(boots).unwrap();
+        // It runs as soon as it is executed, and records its boot a moment later.
+        let recorded = async {
+            loop {
+                match fs::read_to_string(&boots) {
+                    Ok(text) if text.ends_with('\n') => break text,
+                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        let boots = soon("a record of the boot", recorded).await;
         assert_eq!(boots.lines().count(), 1, "{name} was started once: {boots}");
     }
     // What an earlier node left is purged with the rest.
