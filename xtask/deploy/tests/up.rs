@@ -146,7 +146,7 @@ fn docker_grid_up_is_one_command_and_leaves_nothing() {
         "127.0.0.1:1/none:1",
         "--wait",
         "--timeout",
-        "120s",
+        "30s",
     ];
     let none = grid.try_run(&[&args[..], &["--restart", "never"]].concat());
     let told = String::from_utf8_lossy(&none.stderr);
