@@ -20,7 +20,7 @@ use super::*;
 
 /// What a fake engine does with a connection.
 #[derive(Clone, Copy, Debug)]
-enum Does {
+pub(crate) enum Does {
     /// Answers a ping, with its newest version.
     Speaks(&'static str),
     /// Answers with this status and body.
@@ -36,14 +36,14 @@ enum Does {
 const VERSION: &str = r#"{"Version":"20.10.24","ApiVersion":"1.41","MinAPIVersion":"1.12"}"#;
 
 /// A server on a socket that does with each connection what its plan says; the last of the plan is done again and again.
-struct Fake {
+pub(crate) struct Fake {
     dir: tempfile::TempDir,
     /// The first line of each request.
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fake {
-    fn start(plan: &'static [Does]) -> Self {
+    pub(crate) fn start(plan: &'static [Does]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("engine.sock")).unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -57,11 +57,11 @@ impl Fake {
         Self { dir, asked }
     }
 
-    async fn engine(&self) -> Engine {
+    pub(crate) async fn engine(&self) -> Engine {
         engine_at(&self.dir.path().join("engine.sock")).await
     }
 
-    fn asked(&self) -> Vec<String> {
+    pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
 }

@@ -15,6 +15,10 @@ use crate::{
     error::Fault,
 };
 
+/// How often a log is asked for over which the engine stumbles, and how long is waited behind the first time.
+const TRIES: u32 = 6;
+const STUMBLE: Duration = Duration::from_millis(20);
+
 /// How much of a log is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Window {
@@ -88,32 +92,47 @@ impl Log {
 
 /// A log as it comes from the engine.
 pub(super) struct Source {
-    pieced: bool,
+    log: Log,
+    window: Window,
     stream: Pin<Box<dyn Stream<Item = Result<LogOutput, Client>> + Send>>,
     ready: VecDeque<Entry>,
     /// How long nothing may come before the engine counts as silent.
     limit: Option<Duration>,
+    /// How often it was asked for.
+    tries: u32,
 }
 
 impl Source {
     fn new(log: &Log, window: Window, limit: Option<Duration>) -> Self {
+        let mut source = Self {
+            log: log.clone(),
+            window,
+            stream: Box::pin(futures::stream::empty()),
+            ready: VecDeque::new(),
+            limit,
+            tries: 0,
+        };
+        source.open();
+        source
+    }
+
+    fn open(&mut self) {
         let options = LogsOptions {
-            follow: limit.is_none(),
+            follow: self.limit.is_none(),
             stdout: true,
             stderr: true,
             timestamps: true,
-            tail: match window {
+            tail: match self.window {
                 Window::All => "all".to_owned(),
                 Window::Last(entries) => entries.to_string(),
             },
             ..LogsOptions::default()
         };
-        Self {
-            pieced: log.pieced,
-            stream: Box::pin(log.engine.docker.logs(&log.container, Some(options))),
-            ready: VecDeque::new(),
-            limit,
-        }
+        let Log {
+            engine, container, ..
+        } = &self.log;
+        self.stream = Box::pin(engine.docker.logs(container, Some(options)));
+        self.tries += 1;
     }
 
     /// The next entry.
@@ -129,17 +148,60 @@ impl Source {
                     .await
                     .map_err(|_| Fault::Silent(limit))?,
             };
-            match output.transpose()? {
-                Some(output) => entries(output, self.pieced, |it| self.ready.push_back(it))?,
-                None => return Ok(None),
+            match output.transpose().map_err(Fault::from) {
+                Ok(Some(output)) => {
+                    let ready = &mut self.ready;
+                    entries(output, self.log.pieced, |it| ready.push_back(it))?;
+                }
+                Ok(None) => return Ok(None),
+                // Podman refuses a log when it comes upon a line that is being written or taken away at that moment. A log in
+                // which such a line stays is one that it cannot read.
+                Err(fault) if is_torn(&fault) && self.tries < TRIES => {
+                    tokio::time::sleep(STUMBLE * 2_u32.pow(self.tries - 1)).await;
+                    self.open();
+                }
+                Err(fault) => return Err(fault),
             }
         }
     }
 }
 
+/// Whether the engine came upon a part of a line where it looked for a line. It says so instead of an answer.
+fn is_torn(fault: &Fault) -> bool {
+    matches!(fault, Fault::Refused { status: 500, message } if message.contains("is not a valid container log line"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::tests::{Does, Fake};
+
+    const VERSION: Does = Does::Speaks("1.41");
+    const EMPTY: Does = Does::Answers("200 OK", "");
+    const FULL: Does = Does::Answers("500 Internal Server Error", r#"{"message":"no space"}"#);
+    const TORN: Does = Does::Answers(
+        "500 Internal Server Error",
+        r#"{"message":"unable to read log file c for ctr.log : '2' is not a valid container log line"}"#,
+    );
+
+    #[tokio::test]
+    async fn a_log_with_a_torn_line_is_asked_for_again_and_not_for_ever() {
+        let check = async |plan: &'static [Does], asked: usize, succeeds: bool| {
+            let fake = Fake::start(plan);
+            let log = Log {
+                engine: fake.engine().await,
+                container: "c".to_owned(),
+                pieced: true,
+            };
+            let read = log.read(Window::All).next().await;
+            assert_eq!(read.is_ok(), succeeds, "{read:?}");
+            // The first question is for the engine's version.
+            assert_eq!(fake.asked().len(), 1 + asked, "{:?}", fake.asked());
+        };
+        check(&[VERSION, TORN, TORN, EMPTY], 3, true).await;
+        check(&[VERSION, TORN], TRIES as usize, false).await;
+        check(&[VERSION, FULL], 1, false).await;
+    }
 
     #[test]
     fn windows_widen_to_everything() {
