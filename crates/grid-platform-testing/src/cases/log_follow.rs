@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use grid_platform_api::{
     Bytes, DataPolicy, ErrorKind, LogCursor, LogItem, LogLine, LogPosition, LogSource, RestartMode,
-    Timestamp,
+    SpawnedNode, Timestamp,
 };
 
 use super::cases;
@@ -94,8 +94,21 @@ async fn a_follower_sees_every_line_once_and_in_order(c: &Context) -> Outcome {
     Ok(())
 }
 
-async fn a_follower_from_the_end_sees_what_is_new(c: &Context) -> Outcome {
+/// A node that wrote a hundred lines, all of which are in its log: what a program wrote is on its way for a moment on platforms that
+/// take it from a pipe.
+async fn with_a_hundred_lines(c: &Context) -> Outcome<SpawnedNode> {
     let node = c.spawn(c.probe("n", &["lines=1-100"])?).await?;
+    c.follow(
+        &node.node_id,
+        LogCursor::Start,
+        ends_with(numbered_line(100)),
+    )
+    .await?;
+    Ok(node)
+}
+
+async fn a_follower_from_the_end_sees_what_is_new(c: &Context) -> Outcome {
+    let node = with_a_hundred_lines(c).await?;
     let platform = c.platform();
     let mut log = platform.follow_logs(&node.node_id, LogCursor::End).await?;
     c.ask(&node, "lines=101-103").await?;
@@ -105,7 +118,7 @@ async fn a_follower_from_the_end_sees_what_is_new(c: &Context) -> Outcome {
 }
 
 async fn a_follower_of_a_tail_begins_there(c: &Context) -> Outcome {
-    let node = c.spawn(c.probe("n", &["lines=1-100"])?).await?;
+    let node = with_a_hundred_lines(c).await?;
     for (tail, from) in [(1, 100), (7, 94), (100, 1)] {
         let read = c.follow(
             &node.node_id,
