@@ -6,6 +6,7 @@
 mod support;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::Path,
     process::{Output, Stdio},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use grid_platform_testing::HostPlace;
+use grid_proto::{Observation, v1::from_agent::Message};
 use support::{Master, fence, id, running, soon};
 use tokio::process::{Child, Command};
 
@@ -392,11 +394,27 @@ async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
 
     let child = start();
     let mut session = master.welcomed(&at).await;
+    // They are reported in an order of their own, and each perhaps once.
+    let mut seen = BTreeMap::new();
+    session
+        .until("reports of all", |message| {
+            let nodes = match message {
+                Message::Observed(all) => all.nodes,
+                Message::Node(one) => vec![one],
+                _ => return None,
+            };
+            for node in nodes {
+                let it = Observation::try_from(node).unwrap();
+                if it.managed && it.node.state.is_running() {
+                    seen.insert(it.node.node_id.to_string(), it.node);
+                }
+            }
+            (seen.len() == names.len()).then_some(())
+        })
+        .await;
     for name in names {
-        let seen = session
-            .sees(name, |it| it.managed && it.node.state.is_running())
-            .await;
-        let boots = seen.node.data_path.unwrap().join("grid-probe.boots");
+        let place = seen[name].data_path.as_ref().unwrap();
+        let boots = place.join("grid-probe.boots");
         // It runs as soon as it is executed, and records its boot a moment later.
         let recorded = async {
             loop {
