@@ -22,6 +22,10 @@ use crate::{Boot, Failed, Fixture, LiveProcess, Outcome, Survey, eventually};
 /// minute, as virtual ones do while their host is busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long a node has to end when it is asked to, unless a case says otherwise. Far beyond what the probe needs, and well within
+/// [`PATIENCE`]: in a container it is the first process, and what is asked of that before it listens for it is lost.
+const GRACE: Duration = Duration::from_secs(20);
+
 /// One case's platform, its fixture, and the handful of steps that most cases are made of.
 pub struct Context {
     fixture: Box<dyn Fixture>,
@@ -170,7 +174,7 @@ impl Context {
             .ready(ReadyMode::Started)
             .restart(mode)
             .stop(StopPolicy {
-                grace: PATIENCE,
+                grace: GRACE,
                 ..StopPolicy::default()
             })
     }
