@@ -12,7 +12,7 @@ use tokio::{
 };
 
 /// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_secs(20);
 
 /// Leaves this process `free` descriptors.
 fn leave(free: usize) {

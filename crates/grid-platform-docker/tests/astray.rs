@@ -22,7 +22,7 @@ use grid_testbed::Kind;
 use serde_json::{Value, json};
 
 /// The longest that is waited for a state.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A place, and a socket before its engine.
 struct Ground {

@@ -15,7 +15,7 @@ use grid_platform_docker::DockerPlatform;
 use grid_testbed::{Api, Engine, Kind, Options};
 
 /// The longest that is waited for a state.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node(place: &Place, name: &str, mode: RestartMode, actions: &[&str]) -> SpawnConfigBuilder {
     let grace = Duration::from_millis(100);

@@ -23,7 +23,7 @@ use grid_testbed::{Api, Engine, Kind, Options};
 use serde_json::{Value, json};
 
 /// The longest that is waited for one item.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node(place: &Place, name: &str, actions: &[&str]) -> SpawnConfigBuilder {
     // Tests of one engine must not take each other's names.

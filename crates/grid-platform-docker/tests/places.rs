@@ -17,7 +17,7 @@ use grid_testbed::{Image, Kind, Tar};
 use serde_json::json;
 
 /// The longest that is waited for a state.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 const USERS: &str = "root:x:0:0::/:/bin/sh\ntoor:x:0:0::/:/bin/sh\nredis:x:999:998::/:/bin/sh\n";
 

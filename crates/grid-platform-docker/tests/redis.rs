@@ -102,7 +102,7 @@ fn node(id: &str, image: &str, first: &[&str]) -> SpawnConfigBuilder {
         .health(check)
         .restart(RestartMode::Never)
         .ready(ReadyMode::Healthy {
-            timeout: Duration::from_secs(120),
+            timeout: Duration::from_secs(30),
         })
 }
 
@@ -179,7 +179,7 @@ async fn redis_beyond_its_memory_limit_is_out_of_memory() {
         }
     }
     platform
-        .wait_for(&node.node_id, Duration::from_secs(120), |it| {
+        .wait_for(&node.node_id, Duration::from_secs(30), |it| {
             it.is_some_and(|it| it.state.is_ended())
         })
         .await

@@ -21,7 +21,7 @@ use grid_testbed::{Api, Engine, Image, Kind, Options, Tar};
 use serde_json::json;
 
 /// The longest that is waited for an event.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node(name: &str, program: Program) -> SpawnConfigBuilder {
     // Tests of one engine must not take each other's names.

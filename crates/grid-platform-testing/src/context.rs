@@ -18,9 +18,8 @@ use grid_platform_api::{
 
 use crate::{Boot, Failed, Fixture, LiveProcess, Outcome, Survey, eventually};
 
-/// The longest that a case waits for one thing. Far beyond what any platform's local work needs, on a machine that stands still for half a
-/// minute, as virtual ones do while their host is busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The longest that a case waits for one thing. Far beyond what any platform's local work needs.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a node has to end when it is asked to, unless a case says otherwise. Far beyond what the probe needs, and well within
 /// [`PATIENCE`]: in a container it is the first process, and what is asked of that before it listens for it is lost.

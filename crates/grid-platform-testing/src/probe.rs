@@ -78,7 +78,7 @@ pub fn path() -> Outcome<PathBuf> {
 /// Has a probe that listens there perform an action, and gives its answer.
 ///
 /// # Errors
-/// When it cannot be reached within [`PATIENCE`](crate::PATIENCE), or says that it cannot.
+/// When it cannot be reached within 30 s, or says that it cannot.
 pub async fn ask(host: &str, port: u16, action: &str) -> Outcome<String> {
     let asked = tokio::time::timeout(crate::PATIENCE, exchange(host, port, action));
     match asked.await {

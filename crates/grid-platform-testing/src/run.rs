@@ -11,10 +11,10 @@ use crate::{Case, Context, Failed, Harness, Outcome, Survey, cases};
 
 /// The longest that a case may take. Far beyond what any needs: it is there so that a platform that hangs is a
 /// failure with a name.
-const CASE_LIMIT: Duration = Duration::from_secs(300);
+const CASE_LIMIT: Duration = Duration::from_secs(90);
 
 /// How long all of a case's nodes may take to be removed.
-const CLEAN_LIMIT: Duration = crate::PATIENCE;
+const CLEAN_LIMIT: Duration = Duration::from_secs(30);
 
 /// How many cases share a processor.
 const CASES_PER_PROCESSOR: usize = 6;

@@ -32,7 +32,7 @@ fn free_port() -> u16 {
 }
 
 async fn asked(port: u16, action: &str) -> String {
-    let limit = Duration::from_secs(120);
+    let limit = Duration::from_secs(20);
     eventually(limit, "the probe", || async {
         Ok(probe::ask("127.0.0.1", port, action).await.ok())
     })
@@ -71,7 +71,7 @@ async fn the_census_sees_a_tree_and_tells_nodes_apart() {
 
     // A zombie does not live: it is waited for only behind the census.
     asked(port, "exit=3").await;
-    let ended = eventually(Duration::from_secs(120), "the program's end", || async {
+    let ended = eventually(Duration::from_secs(20), "the program's end", || async {
         Ok((place.processes(&id)?.len() == 1).then_some(()))
     });
     ended.await.unwrap();
@@ -81,7 +81,7 @@ async fn the_census_sees_a_tree_and_tells_nodes_apart() {
     let left = place.clean_up().await.unwrap_err().to_string();
     assert!(left.contains("left behind"), "{left}");
     assert_eq!(foreign.wait().unwrap().code(), None, "killed");
-    let gone = eventually(Duration::from_secs(120), "nothing to live", || async {
+    let gone = eventually(Duration::from_secs(20), "nothing to live", || async {
         Ok(place.all()?.is_empty().then_some(()))
     });
     gone.await.unwrap();

@@ -549,7 +549,7 @@ async fn a_token_guards_everything_but_the_probes() {
 /// Reads a head from a raw socket.
 fn read_head(socket: &mut TcpStream) -> String {
     socket
-        .set_read_timeout(Some(Duration::from_secs(120)))
+        .set_read_timeout(Some(Duration::from_secs(20)))
         .unwrap();
     let mut head = Vec::new();
     let mut byte = [0];
@@ -603,7 +603,7 @@ async fn a_client_that_sends_nothing_is_given_up() {
     // In the middle of a head, and before one.
     for sent in ["GET /v1/obj", ""] {
         let mut head = TcpStream::connect(server.address).unwrap();
-        head.set_read_timeout(Some(Duration::from_secs(120)))
+        head.set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         head.write_all(sent.as_bytes()).unwrap();
         let mut rest = Vec::new();

@@ -16,7 +16,7 @@ use crate::proc::{self, Process};
 use crate::{Api, network};
 
 /// How long an engine may take to answer after its start, and to end when it is told to.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A kind of engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

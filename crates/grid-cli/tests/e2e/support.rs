@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything may take. Nothing here takes seconds on an idle machine; tests share theirs with others.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A state directory, and the `grid` command on it. Dropped, it takes the grid down and looks for what is left.
 pub(crate) struct Grid {

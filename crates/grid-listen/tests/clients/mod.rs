@@ -11,7 +11,7 @@ use tokio::{
 };
 
 /// Longer than anything here takes; reached only when something is broken.
-pub(crate) const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 /// As many connections as a careless or hostile client may leave open.
 pub(crate) const MANY: usize = 2_000;

@@ -45,7 +45,7 @@ async fn child_master() {
     let mut settings = Settings {
         heartbeat: Duration::from_millis(100),
         // Far longer than an attack: an agent that is lost was starved.
-        lost_after: crate::support::LONG,
+        lost_after: Duration::from_secs(15),
         ..crate::support::settings(Path::new(&state))
     };
     if std::env::var_os(QUICK).is_some() {

@@ -79,7 +79,7 @@ pub(crate) const SLEEP: &str = "exec sleep 1000";
 
 /// Waits for a condition that no event tells of.
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + Duration::from_secs(20);
     while !holds() {
         assert!(Instant::now() < until, "still not: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -92,7 +92,7 @@ pub(crate) async fn wait_for(
     wanted: impl Fn(&SpawnedNode) -> bool + Send + Sync,
 ) -> SpawnedNode {
     platform
-        .wait_for(&id(node), Duration::from_secs(120), |it| {
+        .wait_for(&id(node), Duration::from_secs(20), |it| {
             it.is_some_and(&wanted)
         })
         .await
@@ -133,7 +133,7 @@ pub(crate) fn kill_9(pid: u32) {
         stat.rsplit_once(')')
             .is_none_or(|(_, it)| it.trim_start().starts_with(['Z', 'X']))
     };
-    let until = Instant::now() + Duration::from_secs(120);
+    let until = Instant::now() + Duration::from_secs(20);
     while !has_ended() {
         assert!(Instant::now() < until, "process {pid} does not end");
         std::thread::sleep(Duration::from_millis(1));

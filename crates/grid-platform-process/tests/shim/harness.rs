@@ -17,7 +17,7 @@ pub(crate) const SHIM: &str = env!("SUTRA_GRID_SHIM");
 /// Polls a condition for which there is no event.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         if let Some(it) = probe() {
             return it;
@@ -248,7 +248,7 @@ impl Shim {
         let path = self.dir.join("sock");
         let stream = until("the socket", || UnixStream::connect(&path).ok());
         stream
-            .set_read_timeout(Some(Duration::from_secs(120)))
+            .set_read_timeout(Some(Duration::from_secs(20)))
             .unwrap();
         let mut client = Client(BufReader::new(stream));
         assert_eq!(client.answer(), Some(Answer::Greeting));

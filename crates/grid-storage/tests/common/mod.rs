@@ -148,7 +148,7 @@ pub async fn assert_error(response: Response, status: StatusCode, kind: &str) {
 
 /// Waits until `condition` holds; for what no event tells of.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !condition().await {
         assert!(Instant::now() < deadline, "not in time: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;

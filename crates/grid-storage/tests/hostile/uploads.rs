@@ -132,7 +132,7 @@ async fn room_that_was_reserved_for_a_body_that_does_not_come_is_given_back() {
     }
     target.until_content_files(1).await;
     // Nobody waits for the pause of a client that was given up.
-    tokio::time::timeout(Duration::from_secs(120), target.must_be_unharmed())
+    tokio::time::timeout(Duration::from_secs(20), target.must_be_unharmed())
         .await
         .unwrap();
 }
