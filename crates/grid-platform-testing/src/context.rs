@@ -22,8 +22,9 @@ use crate::{Boot, Failed, Fixture, LiveProcess, Outcome, Survey, eventually};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a node has to end when it is asked to, unless a case says otherwise. Far beyond what the probe needs, and well within
-/// [`PATIENCE`]: in a container it is the first process, and what is asked of that before it listens for it is lost.
-const GRACE: Duration = Duration::from_secs(20);
+/// [`PATIENCE`]: as the first process of a container, what is asked of it before it listens for it is lost, and the engine's stop
+/// waits the whole grace.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// One case's platform, its fixture, and the handful of steps that most cases are made of.
 pub struct Context {
