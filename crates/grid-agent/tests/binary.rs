@@ -6,15 +6,14 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
     fs,
     path::Path,
     process::{Output, Stdio},
     time::Duration,
 };
 
+use grid_platform_api::{Health, HealthCheck};
 use grid_platform_testing::HostPlace;
-use grid_proto::{Observation, v1::from_agent::Message};
 use support::{Master, fence, id, running, soon};
 use tokio::process::{Child, Command};
 
@@ -374,14 +373,16 @@ async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
             .unwrap()
     };
     let names = ["n1", "n2", "n3", "n4", "n5", "n6"];
+    let often = HealthCheck {
+        interval: Duration::from_millis(50),
+        ..HealthCheck::tcp()
+    };
     let wishes: Vec<_> = names
         .iter()
         .map(|name| {
             let program = grid_platform_api::Program::binary(&probe, [""; 0]);
-            running(
-                1,
-                grid_platform_api::SpawnConfig::builder(*name, program).port(0),
-            )
+            let config = grid_platform_api::SpawnConfig::builder(*name, program).port(0);
+            running(1, config.health(often.clone()))
         })
         .collect();
     let at = fence("g", 1, 1);
@@ -394,37 +395,13 @@ async fn a_killed_agent_leaves_no_node_twice_and_none_behind() {
 
     let child = start();
     let mut session = master.welcomed(&at).await;
-    // They are reported in an order of their own, and each perhaps once.
-    let mut seen = BTreeMap::new();
-    session
-        .until("reports of all", |message| {
-            let nodes = match message {
-                Message::Observed(all) => all.nodes,
-                Message::Node(one) => vec![one],
-                _ => return None,
-            };
-            for node in nodes {
-                let it = Observation::try_from(node).unwrap();
-                if it.managed && it.node.state.is_running() {
-                    seen.insert(it.node.node_id.to_string(), it.node);
-                }
-            }
-            (seen.len() == names.len()).then_some(())
-        })
-        .await;
     for name in names {
-        let place = seen[name].data_path.as_ref().unwrap();
-        let boots = place.join("grid-probe.boots");
-        // It runs as soon as it is executed, and records its boot a moment later.
-        let recorded = async {
-            loop {
-                match fs::read_to_string(&boots) {
-                    Ok(text) if text.ends_with('\n') => break text,
-                    _ => tokio::time::sleep(Duration::from_millis(5)).await,
-                }
-            }
-        };
-        let boots = soon("a record of the boot", recorded).await;
+        // It runs as soon as it is executed, and listens when its boot is recorded.
+        let seen = session
+            .sees(name, |it| it.managed && it.node.health == Health::Healthy)
+            .await;
+        let boots = seen.node.data_path.unwrap().join("grid-probe.boots");
+        let boots = fs::read_to_string(boots).unwrap();
         assert_eq!(boots.lines().count(), 1, "{name} was started once: {boots}");
     }
     // What an earlier node left is purged with the rest.

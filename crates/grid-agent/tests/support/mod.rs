@@ -122,6 +122,7 @@ impl AgentLink for Service {
             to_agent,
             from_agent,
             told: HashMap::new(),
+            seen: HashMap::new(),
         };
         self.sessions
             .send(session)
@@ -209,6 +210,8 @@ pub(crate) struct Session {
     from_agent: Streaming<v1::FromAgent>,
     /// What was acted on for good, so that nodes can be waited for in any order.
     told: HashMap<(String, u64), v1::Applied>,
+    /// The last report of each node, for the same reason: a report comes once, perhaps while another node is waited for.
+    seen: HashMap<String, Observation>,
 }
 
 impl Session {
@@ -260,22 +263,40 @@ impl Session {
         what: &str,
         mut wanted: impl FnMut(Message) -> Option<T>,
     ) -> T {
-        let (from_agent, told) = (&mut self.from_agent, &mut self.told);
         let reading = async {
             loop {
-                let message = from_agent.message().await.unwrap();
+                let message = self.from_agent.message().await.unwrap();
                 let message = message.unwrap_or_else(|| panic!("the agent ended before {what}"));
-                if let Some(Message::Applied(it)) = &message.message
-                    && it.r#final
-                {
-                    told.insert((it.node_id.clone(), it.generation), it.clone());
-                }
-                if let Some(found) = message.message.and_then(&mut wanted) {
+                let Some(message) = message.message else {
+                    continue;
+                };
+                self.note(&message);
+                if let Some(found) = wanted(message) {
                     return found;
                 }
             }
         };
         soon(what, reading).await
+    }
+
+    fn note(&mut self, message: &Message) {
+        let observation = |wire: &v1::NodeObserved| {
+            let it = Observation::try_from(wire.clone()).unwrap();
+            (it.node.node_id.to_string(), it)
+        };
+        match message {
+            Message::Applied(it) if it.r#final => {
+                let key = (it.node_id.clone(), it.generation);
+                self.told.insert(key, it.clone());
+            }
+            // All that there are.
+            Message::Observed(all) => self.seen = all.nodes.iter().map(observation).collect(),
+            Message::Node(one) => self.seen.extend([observation(one)]),
+            Message::Gone(it) => {
+                self.seen.remove(&it.node_id);
+            }
+            _ => {}
+        }
     }
 
     /// Until the agent ends the session.
@@ -308,12 +329,15 @@ impl Session {
         assert_eq!(applied.error_json, "", "{node}");
     }
 
-    /// Until a node is reported as wanted.
+    /// Until a node is reported as wanted, which it may have been already.
     pub(crate) async fn sees(
         &mut self,
         node: &str,
         wanted: impl Fn(&Observation) -> bool,
     ) -> Observation {
+        if let Some(last) = self.seen.get(node).filter(|it| wanted(it)) {
+            return last.clone();
+        }
         let fits = |wire: v1::NodeObserved| {
             let observation = Observation::try_from(wire).unwrap();
             let fits = observation.node.node_id.as_str() == node && wanted(&observation);
