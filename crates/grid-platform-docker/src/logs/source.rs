@@ -2,8 +2,8 @@
 
 use std::{collections::VecDeque, pin::Pin, time::Duration};
 
-use bollard::{container::LogOutput, errors::Error as Client, query_parameters::LogsOptions};
-use futures::{Stream, StreamExt};
+use bollard::{container::LogOutput, query_parameters::LogsOptions};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use grid_platform_api::Timestamp;
 
 use super::{
@@ -88,51 +88,67 @@ impl Log {
     pub(super) fn listen(&self) -> Source {
         Source::new(self, self.window(RECENT as u64), None)
     }
-}
 
-/// A log as it comes from the engine.
-pub(super) struct Source {
-    log: Log,
-    window: Window,
-    stream: Pin<Box<dyn Stream<Item = Result<LogOutput, Client>> + Send>>,
-    ready: VecDeque<Entry>,
-    /// How long nothing may come before the engine counts as silent.
-    limit: Option<Duration>,
-    /// How often it was asked for.
-    tries: u32,
-}
-
-impl Source {
-    fn new(log: &Log, window: Window, limit: Option<Duration>) -> Self {
-        let mut source = Self {
-            log: log.clone(),
-            window,
-            stream: Box::pin(futures::stream::empty()),
-            ready: VecDeque::new(),
-            limit,
-            tries: 0,
-        };
-        source.open();
-        source
-    }
-
-    fn open(&mut self) {
+    /// Asks the engine for it: for what there is, or for what is written from now on too.
+    ///
+    /// Podman refuses a log when it comes upon a line that is being written or taken away at that moment, and is asked again. A log in
+    /// which such a line stays is one that it cannot read.
+    fn ask(
+        &self,
+        window: Window,
+        follow: bool,
+    ) -> impl Stream<Item = Result<LogOutput, Fault>> + Send + use<> {
+        let log = self.clone();
         let options = LogsOptions {
-            follow: self.limit.is_none(),
+            follow,
             stdout: true,
             stderr: true,
             timestamps: true,
-            tail: match self.window {
+            tail: match window {
                 Window::All => "all".to_owned(),
                 Window::Last(entries) => entries.to_string(),
             },
             ..LogsOptions::default()
         };
-        let Log {
-            engine, container, ..
-        } = &self.log;
-        self.stream = Box::pin(engine.docker.logs(container, Some(options)));
-        self.tries += 1;
+        let answer = async move {
+            let mut tries = 1;
+            loop {
+                let asked = log
+                    .engine
+                    .docker
+                    .logs(&log.container, Some(options.clone()));
+                let mut answer = Box::pin(asked.map_err(Fault::from));
+                let first = answer.next().await;
+                match &first {
+                    Some(Err(fault)) if is_torn(fault) && tries < TRIES => {
+                        tokio::time::sleep(STUMBLE * 2_u32.pow(tries - 1)).await;
+                        tries += 1;
+                    }
+                    _ => break stream::iter(first).chain(answer),
+                }
+            }
+        };
+        stream::once(answer).flatten()
+    }
+}
+
+/// A log as it comes from the engine.
+pub(super) struct Source {
+    pieced: bool,
+    stream: Pin<Box<dyn Stream<Item = Result<LogOutput, Fault>> + Send>>,
+    ready: VecDeque<Entry>,
+    /// How long nothing may come before the engine counts as silent.
+    limit: Option<Duration>,
+}
+
+impl Source {
+    fn new(log: &Log, window: Window, limit: Option<Duration>) -> Self {
+        Self {
+            pieced: log.pieced,
+            stream: Box::pin(log.ask(window, limit.is_none())),
+            ready: VecDeque::new(),
+            limit,
+        }
     }
 
     /// The next entry.
@@ -148,20 +164,11 @@ impl Source {
                     .await
                     .map_err(|_| Fault::Silent(limit))?,
             };
-            match output.transpose().map_err(Fault::from) {
-                Ok(Some(output)) => {
-                    let ready = &mut self.ready;
-                    entries(output, self.log.pieced, |it| ready.push_back(it))?;
-                }
-                Ok(None) => return Ok(None),
-                // Podman refuses a log when it comes upon a line that is being written or taken away at that moment. A log in
-                // which such a line stays is one that it cannot read.
-                Err(fault) if is_torn(&fault) && self.tries < TRIES => {
-                    tokio::time::sleep(STUMBLE * 2_u32.pow(self.tries - 1)).await;
-                    self.open();
-                }
-                Err(fault) => return Err(fault),
-            }
+            let Some(output) = output.transpose()? else {
+                return Ok(None);
+            };
+            let ready = &mut self.ready;
+            entries(output, self.pieced, |it| ready.push_back(it))?;
         }
     }
 }
@@ -201,6 +208,25 @@ mod tests {
         check(&[VERSION, TORN, TORN, EMPTY], 3, true).await;
         check(&[VERSION, TORN], TRIES as usize, false).await;
         check(&[VERSION, FULL], 1, false).await;
+    }
+
+    #[tokio::test]
+    async fn a_log_is_asked_for_again_whoever_gives_up_waiting_for_it() {
+        let fake = Fake::start(&[VERSION, TORN, TORN, EMPTY]);
+        let log = Log {
+            engine: fake.engine().await,
+            container: "c".to_owned(),
+            pieced: true,
+        };
+        let mut source = log.listen();
+        let brief = Duration::from_millis(1);
+        let heard = loop {
+            if let Ok(heard) = tokio::time::timeout(brief, source.next()).await {
+                break heard;
+            }
+        };
+        assert!(matches!(heard, Ok(None)), "{heard:?}");
+        assert_eq!(fake.asked().len(), 4, "{:?}", fake.asked());
     }
 
     #[test]
