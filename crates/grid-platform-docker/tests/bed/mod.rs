@@ -15,7 +15,6 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex, OnceLock},
-    time::{Duration, Instant},
 };
 
 use grid_platform_api::{NodeId, Platform, Program};
@@ -218,14 +217,8 @@ impl Place {
     /// When it cannot be done.
     pub(crate) fn show(&self) -> Outcome {
         let (shown, hidden) = (self.host.path(), self.hidden());
-        // An adapter that was just dropped may still have its state open, and no event tells when it has not.
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while let Err(busy) = run(Command::new("umount").arg(shown)) {
-            if Instant::now() > deadline {
-                return Err(busy);
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        // Lazily: an adapter that was just dropped may still have its state open, and no event tells when it has not.
+        run(Command::new("umount").arg("--lazy").arg(shown))?;
         move_all(&hidden, shown)?;
         Ok(fs::remove_dir(hidden)?)
     }
