@@ -425,6 +425,7 @@ fn choose<'a>(
         cpu_limit: settings.cpu_limit_millis.is_some(),
         pids_limit: settings.pids_limit.is_some(),
         open_files_limit: settings.open_files_limit.is_some(),
+        storage_size: settings.storage_size_mb.is_some(),
         storage_path: settings.storage_path.is_some(),
         user: settings.run_as.is_some(),
         secrets: settings.secrets.as_ref().is_some_and(|s| !s.is_empty()),

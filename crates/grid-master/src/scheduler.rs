@@ -50,6 +50,7 @@ pub(crate) struct Request<'a> {
     pub(crate) cpu_limit: bool,
     pub(crate) pids_limit: bool,
     pub(crate) open_files_limit: bool,
+    pub(crate) storage_size: bool,
     pub(crate) storage_path: bool,
     pub(crate) user: bool,
     pub(crate) secrets: bool,
@@ -297,6 +298,7 @@ fn unsupported(agent: &Candidate<'_>, request: &Request<'_>) -> Option<Refusal> 
             can.open_files_limit,
             "`open_files_limit`",
         ),
+        (request.storage_size, can.storage_size, "`storage_size_mb`"),
         (request.storage_path, can.storage_path, "`storage_path`"),
         (request.user, can.user, "`run_as`"),
         (request.secrets, can.secrets, "`secrets`"),
@@ -355,6 +357,7 @@ mod tests {
             cpu_limit: false,
             pids_limit: false,
             open_files_limit: false,
+            storage_size: false,
             storage_path: false,
             user: false,
             secrets: false,
@@ -574,6 +577,14 @@ mod tests {
                 ..asks.clone()
             },
             "unsupported: no agent can take the node: `a` cannot do this: `pids_limit`",
+        );
+        check(
+            agent("a"),
+            Request {
+                storage_size: true,
+                ..asks.clone()
+            },
+            "unsupported: no agent can take the node: `a` cannot do this: `storage_size_mb`",
         );
         check(
             agent("a"),

@@ -21,6 +21,9 @@ pub struct Capabilities {
     pub restart_modes: BTreeSet<RestartMode>,
     /// `max_restarts` and the back-off times of a restart policy are kept, not replaced by its own.
     pub restart_tuning: bool,
+    /// The restart policy is held back until the node is ready, so that a program that ends before is not started
+    /// again. Without it a failed spawn is ended too, but its program may have run more than once.
+    pub trial: bool,
     /// `memory_limit_mb` is enforced, and reaching it shows as `OutOfMemory`.
     pub memory_limit: bool,
     /// `cpu_limit_millis` is enforced.

@@ -139,10 +139,24 @@ impl FailureReason {
                 "Check that the agent's host reaches the registry and may pull from it, or bring the image by `docker load`."
             }
             Self::Interrupted => "`grid start ID` starts it again.",
+            Self::Unschedulable => {
+                "Lower `memory_limit_mb` or `cpu_limit_millis`, or give the cluster a host with room that the agent's settings let nodes on; then `grid start ID`."
+            }
+            Self::QuotaExceeded => {
+                "Remove what is not needed, or have the quota raised (`kubectl describe quota`); then `grid start ID`."
+            }
+            Self::VolumePending => {
+                "`kubectl get pvc,events` says what the volume waits for; `kubernetes.overlay.storage_class` chooses another kind."
+            }
+            Self::Evicted => {
+                "Its host ran short of something: limit what nodes use (`memory_limit_mb`), or add hosts; `grid start ID` starts it again."
+            }
+            Self::HostLost => {
+                "Bring the host back (`kubectl get nodes`); where it never comes back, `grid stop ID --force` gives the node up, and two copies may live then."
+            }
             Self::PlatformRefused => {
                 "`grid doctor` looks at what the platform needs on its host; `grid start ID` tries again."
             }
-            _ => return None,
         })
     }
 }

@@ -57,7 +57,8 @@ pub trait Platform: Send + Sync + 'static {
     /// - The intent is durable before the program starts, so that a crash at any step leaves a node that is found.
     /// - It returns when the [`ReadyMode`](crate::ReadyMode) is met. A program that ends first fails the call with
     ///   [`SpawnFailed`](crate::ErrorKind::SpawnFailed), a typed reason and its last log lines; the record stays,
-    ///   failed and listed, and nothing of the node runs.
+    ///   failed and listed, and nothing of the node runs. With the capability `trial` it has run once, whatever the
+    ///   restart policy.
     /// - A call that finds the node started already waits for that start as the one that made it, which may be gone,
     ///   and is told the same of it.
     /// - Kept data of an earlier node of the same id is used again. A data path that another node has, or that was

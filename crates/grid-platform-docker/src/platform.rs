@@ -162,6 +162,7 @@ impl Inner {
             can.restart_modes
                 .extend([RestartMode::OnFailure, RestartMode::Always]);
         }
+        can.trial = true;
         can.memory_limit = self.facts.memory_limit;
         can.cpu_limit = self.facts.cpu_limit;
         can.pids_limit = self.facts.pids_limit;

@@ -102,6 +102,7 @@ impl Inner {
         ]
         .into();
         can.restart_tuning = true;
+        can.trial = true;
         can.memory_limit = self.cgroups.memory();
         can.cpu_limit = self.cgroups.cpu();
         can.pids_limit = self.cgroups.pids();

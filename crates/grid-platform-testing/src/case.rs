@@ -59,9 +59,9 @@ pub(crate) mod need {
     }
 
     capabilities! {
-        binary_programs image_programs restart_tuning memory_limit open_files_limit pids_limit cpu_limit storage_path
-        user secrets secret_env health_checks port_allocation exclusive_ports stop_signal logs_after_stop logs_since
-        log_streams usage nodes_outlive_adapter
+        binary_programs image_programs restart_tuning trial memory_limit open_files_limit pids_limit cpu_limit
+        storage_path user secrets secret_env health_checks port_allocation exclusive_ports stop_signal logs_after_stop
+        logs_since log_streams usage nodes_outlive_adapter
     }
 
     needs! {

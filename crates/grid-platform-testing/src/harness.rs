@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use grid_platform_api::{Capabilities, NodeId, Platform, Program, SpawnedNode, async_trait};
@@ -21,6 +22,17 @@ pub trait Harness: Send + Sync + 'static {
     /// where every wait is over as soon as nothing else can happen.
     fn is_simulated(&self) -> bool {
         false
+    }
+
+    /// The longest that a case may take. Far beyond what any needs: it is there so that a platform that hangs is a failure
+    /// with a name.
+    fn case_limit(&self) -> Duration {
+        Duration::from_secs(90)
+    }
+
+    /// How long all of a case's nodes may take to be removed behind it.
+    fn clean_limit(&self) -> Duration {
+        Duration::from_secs(30)
     }
 
     /// What this kind of platform can do here; asked once, before the first case.
@@ -48,6 +60,13 @@ pub struct Survey {
     /// A user that [`SpawnConfig::run_as`](grid_platform_api::SpawnConfig::run_as) may name here, and its number.
     /// `None` leaves the cases about users out: only root can change user.
     pub other_user: Option<(String, u32)>,
+    /// The system may lose how a program ended that it ended itself; then [`Exit::Unknown`](grid_platform_api::Exit::Unknown)
+    /// is the truth.
+    pub ends_get_lost: bool,
+    /// The system takes each of a program's two outputs by itself, and not the order between them.
+    pub outputs_are_apart: bool,
+    /// Secrets are files of the system's, which the node's own group reads: mode 440 and not 400.
+    pub secrets_by_group: bool,
 }
 
 impl Survey {
@@ -57,6 +76,11 @@ impl Survey {
             capabilities,
             ..Self::default()
         }
+    }
+
+    /// The mode of a secret's file, as digits.
+    pub(crate) fn secret_mode(&self) -> &'static str {
+        if self.secrets_by_group { "440" } else { "400" }
     }
 }
 

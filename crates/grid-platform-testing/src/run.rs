@@ -9,13 +9,6 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::{Case, Context, Failed, Harness, Outcome, Survey, cases};
 
-/// The longest that a case may take. Far beyond what any needs: it is there so that a platform that hangs is a
-/// failure with a name.
-const CASE_LIMIT: Duration = Duration::from_secs(90);
-
-/// How long all of a case's nodes may take to be removed.
-const CLEAN_LIMIT: Duration = Duration::from_secs(30);
-
 /// How many cases share a processor.
 const CASES_PER_PROCESSOR: usize = 6;
 
@@ -185,13 +178,14 @@ async fn run_case(harness: &dyn Harness, case: &Case, survey: &Survey) -> Outcom
     let context = Context::open(fixture, survey.clone())
         .await
         .map_err(|e| e.during("opening the platform"))?;
-    let running = tokio::time::timeout(CASE_LIMIT, (case.run)(&context));
+    let limit = harness.case_limit();
+    let running = tokio::time::timeout(limit, (case.run)(&context));
     let found = match AssertUnwindSafe(running).catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(_)) => Err(Failed::new(format!("still running after {CASE_LIMIT:?}"))),
+        Ok(Err(_)) => Err(Failed::new(format!("still running after {limit:?}"))),
         Err(panic) => Err(Failed::new(panic_words(&*panic))),
     };
-    let cleaned = clean(context).await;
+    let cleaned = clean(context, harness.clean_limit()).await;
     match (found, cleaned) {
         (Ok(()), Ok(())) => Ok(()),
         (Err(failed), Ok(())) => Err(failed),
@@ -201,9 +195,9 @@ async fn run_case(harness: &dyn Harness, case: &Case, survey: &Survey) -> Outcom
 }
 
 /// Removes every node, then has the fixture look for what is left.
-async fn clean(context: Context) -> Outcome {
+async fn clean(context: Context, limit: Duration) -> Outcome {
     let (fixture, platform, met_stranger) = context.close();
-    let removing = tokio::time::timeout(CLEAN_LIMIT, async {
+    let removing = tokio::time::timeout(limit, async {
         remove_all(match platform {
             Some(platform) => platform,
             None => fixture.open().await?,
@@ -216,7 +210,7 @@ async fn clean(context: Context) -> Outcome {
     });
     let removed = removing.await.unwrap_or_else(|_| {
         Err(Failed::new(format!(
-            "the nodes could not be removed in {CLEAN_LIMIT:?}"
+            "the nodes could not be removed in {limit:?}"
         )))
     });
     let clean = fixture.clean_up().await;

@@ -69,6 +69,14 @@ where
         self.inner.is_simulated()
     }
 
+    fn case_limit(&self) -> Duration {
+        self.inner.case_limit()
+    }
+
+    fn clean_limit(&self) -> Duration {
+        self.inner.clean_limit()
+    }
+
     async fn survey(&self) -> Outcome<Survey> {
         self.inner.survey().await
     }

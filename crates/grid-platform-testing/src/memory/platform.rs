@@ -398,6 +398,7 @@ fn capabilities() -> Capabilities {
     ]
     .into();
     all.restart_tuning = true;
+    all.trial = true;
     all.memory_limit = true;
     all.open_files_limit = true;
     all.storage_path = true;
