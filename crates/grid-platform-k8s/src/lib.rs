@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+
+mod access;
+mod claims;
+mod config;
+mod error;
+#[cfg(test)]
+mod fake;
+mod holder;
+mod keeper;
+mod kubeconfig;
+mod lease;
+mod lifecycle;
+mod logs;
+mod objects;
+mod owner;
+mod platform;
+mod pods;
+mod probe;
+mod refusal;
+mod registry;
+mod rights;
+mod translate;
+mod transport;
+mod usage;
+mod watch;
+
+pub use config::{Allow, KubernetesConfig, Overlay, ServiceKind, Toleration};
+pub use platform::KubernetesPlatform;

@@ -1,0 +1,78 @@
+//! What an earlier adapter was killed in the middle of.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use grid_platform_api::{NodeId, NodeUid, Result, StopPolicy};
+use k8s_openapi::api::core::v1::{Secret, Service};
+
+use super::{remove, stop};
+use crate::{objects, platform::Inner, pods, registry::Entry, translate::Goal};
+
+/// Looks through all that there is when the platform is opened: stops and removes that were cut short are finished in the background, and
+/// what belongs to no node is taken away. A node whose start was cut short is shown as stopped with no end of its own, which its next
+/// spawn carries on with.
+///
+/// # Errors
+/// When the cluster cannot be asked.
+pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
+    let all = inner.registry.all();
+    let mut nodes: BTreeMap<NodeId, NodeUid> = BTreeMap::new();
+    for (id, entry) in all {
+        if let Some(record) = entry.record() {
+            nodes.insert(id.clone(), record.uid.clone());
+        }
+        if wants_healing(&entry) {
+            let healing = Arc::clone(inner);
+            tokio::spawn(async move {
+                let mut closing = healing.closing.clone();
+                let work = finish(&healing, &id);
+                tokio::select! {
+                    _ = closing.changed() => {}
+                    done = work => if let Err(e) = done {
+                        tracing::warn!(node = %id, error = %e, "what was begun with the node is not finished yet");
+                    },
+                }
+            });
+        }
+    }
+    for (id, uid) in objects::all::<Service>(inner).await? {
+        if uid.is_none() || nodes.get(&id) != uid.as_ref() {
+            objects::delete::<Service>(inner, &id, uid.as_ref()).await?;
+        }
+    }
+    for (id, uid) in objects::all::<Secret>(inner).await? {
+        if uid.is_none() || nodes.get(&id) != uid.as_ref() {
+            objects::delete::<Secret>(inner, &id, uid.as_ref()).await?;
+        }
+    }
+    Ok(())
+}
+
+fn wants_healing(entry: &Entry) -> bool {
+    let Some(claim) = entry.claim.as_ref().filter(|it| it.record.is_some()) else {
+        // Nobody's run, on data that was kept or on none.
+        return entry.pod.is_some();
+    };
+    match claim.notes.goal {
+        Goal::Running => entry.pod.is_some() && entry.own_pod().is_none(),
+        Goal::Stopped | Goal::GivenUp | Goal::Failed { .. } => entry.pod.is_some(),
+        Goal::Removing { .. } => true,
+    }
+}
+
+async fn finish(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
+    let _turn = inner.turns.take(id).await;
+    // It may be another by now.
+    let entry = inner.registry.get(id);
+    if !wants_healing(&entry) {
+        return Ok(());
+    }
+    let (Some(claim), Some(record)) = (&entry.claim, entry.record()) else {
+        return pods::end(inner, id, StopPolicy::default().grace, false).await;
+    };
+    match &claim.notes.goal {
+        Goal::Running => pods::end(inner, id, record.config.stop.grace, false).await,
+        Goal::Removing { data } => remove::finish(inner, record, *data).await,
+        goal => stop::end(inner, record, goal.clone(), false).await,
+    }
+}

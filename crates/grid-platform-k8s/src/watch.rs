@@ -1,0 +1,549 @@
+//! The cluster's news into the registry, and the registry's changes to who watches.
+//!
+//! Claims and pods are each listed and then watched from that version on, for as long as the platform is open. A watch that ends goes
+//! on from the last version that was heard; one that the server cannot go on with (410 Gone) begins with a list again. Until a watch
+//! is taken up again, what is known may be old, and is not given out as what is.
+
+use std::{
+    collections::VecDeque,
+    fmt::Debug,
+    pin::pin,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures::{StreamExt, future::join_all, stream};
+use grid_platform_api::{
+    ErrorKind, NodeEvent, NodeEventStream, NodeId, Progress, Result, SpawnedNode,
+};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::core::v1::{Event, PersistentVolumeClaim, Pod},
+};
+use kube::{
+    Resource, ResourceExt,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use serde::de::DeserializeOwned;
+use tokio::{
+    sync::{
+        broadcast::{Receiver, error::RecvError},
+        watch,
+    },
+    time::{sleep, timeout},
+};
+
+use crate::{
+    error::{Fault, error},
+    lease::Beat,
+    logs,
+    platform::Inner,
+    registry::{Change, Kind, Registry},
+    translate::{PodPhase, PodView, Read, label, one_line, read_claim, read_pod},
+};
+
+/// How many objects a list gives at once.
+const PAGE: u32 = 500;
+/// How long a watch lasts, in seconds, before it is taken up again: the client library takes up to 294, and servers no less than that.
+const WATCH: u32 = 280;
+/// The first and the longest wait before a broken watch is taken up again.
+const SOON: Duration = Duration::from_millis(50);
+const LATE: Duration = Duration::from_secs(5);
+/// How long a caller waits for what is known to be what is.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How many last lines a failed node is shown with.
+pub(crate) const TAIL: usize = 10;
+/// How long these may take.
+const TAIL_LIMIT: Duration = Duration::from_secs(5);
+
+/// What is watched.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + 'static
+{
+    /// What it is, in a message.
+    const WHAT: &'static str;
+    /// Whether only ours are asked for.
+    const OURS: bool = true;
+
+    /// All that there is, at this version.
+    async fn reset(inner: &Arc<Inner>, all: Vec<Self>, version: &str);
+    /// One is new or changed.
+    fn learn(inner: &Arc<Inner>, one: Self);
+    /// One is gone.
+    fn forget(inner: &Arc<Inner>, one: Self);
+    /// Whether they are heard of.
+    fn synced(registry: &Registry, synced: bool);
+}
+
+/// Whether an object of ours has the name that its label gives it: a copy of one under another name is nobody's.
+fn is_named_by_its_id<K: Resource>(object: &K) -> bool {
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    let labelled = object
+        .meta()
+        .labels
+        .as_ref()
+        .and_then(|it| it.get(label::NODE_ID));
+    let id = NodeId::from_native_name(name);
+    id.is_some() && id.as_ref().map(NodeId::as_str) == labelled.map(String::as_str)
+}
+
+/// What was read of an object, where it is ours.
+fn ours<K: Resource, V>(object: &K, read: Read<V>) -> Option<V> {
+    match read {
+        Read::Ours(view) if is_named_by_its_id(object) => Some(view),
+        Read::Damaged(why) => {
+            let name = object.meta().name.as_deref().unwrap_or_default();
+            tracing::warn!(
+                name,
+                why,
+                "an object of ours cannot be understood, and is left alone"
+            );
+            None
+        }
+        _ => None,
+    }
+}
+
+impl Watched for PersistentVolumeClaim {
+    const WHAT: &'static str = "claims";
+
+    async fn reset(inner: &Arc<Inner>, all: Vec<Self>, version: &str) {
+        let views = all
+            .iter()
+            .filter_map(|it| ours(it, read_claim(it, &inner.install.owner)));
+        inner.registry.reset_claims(views.collect(), version);
+    }
+
+    fn learn(inner: &Arc<Inner>, one: Self) {
+        inner.take_claim(&one);
+    }
+
+    fn forget(inner: &Arc<Inner>, one: Self) {
+        if let Some(view) = ours(&one, read_claim(&one, &inner.install.owner)) {
+            inner.registry.forget_claim(&view.node_id, &view.uid);
+        }
+    }
+
+    fn synced(registry: &Registry, synced: bool) {
+        registry.set_synced(Kind::Claims, synced);
+    }
+}
+
+impl Watched for Pod {
+    const WHAT: &'static str = "pods";
+
+    async fn reset(inner: &Arc<Inner>, all: Vec<Self>, version: &str) {
+        let views = all
+            .iter()
+            .filter_map(|it| ours(it, read_pod(it, &inner.install.owner)));
+        let with_tail = views.map(async |view| {
+            let tail = match wants_tail(inner, &view) {
+                true => Some(tail(inner, &view).await),
+                false => None,
+            };
+            (view, tail)
+        });
+        let views = join_all(with_tail).await;
+        inner.registry.reset_pods(views, version);
+    }
+
+    fn learn(inner: &Arc<Inner>, one: Self) {
+        inner.take_pod(&one);
+    }
+
+    fn forget(inner: &Arc<Inner>, one: Self) {
+        if let Some(view) = ours(&one, read_pod(&one, &inner.install.owner)) {
+            let (id, uid) = (view.node_id.clone(), view.uid.clone());
+            // How it ended, where that was not told before.
+            inner.registry.learn_pod(view, None);
+            inner.registry.forget_pod(&id, &uid);
+        }
+    }
+
+    fn synced(registry: &Registry, synced: bool) {
+        registry.set_synced(Kind::Pods, synced);
+    }
+}
+
+impl Watched for Event {
+    const WHAT: &'static str = "events";
+    const OURS: bool = false;
+
+    async fn reset(_: &Arc<Inner>, _: Vec<Self>, _: &str) {
+        // What was said before is over.
+    }
+
+    fn learn(inner: &Arc<Inner>, one: Self) {
+        let about = &one.involved_object;
+        let id = about.name.as_deref().and_then(NodeId::from_native_name);
+        let (Some(id), Some(uid)) = (id, about.uid.as_deref()) else {
+            return;
+        };
+        let entry = inner.registry.get(&id);
+        let is_claim = entry.claim.as_ref().is_some_and(|it| it.uid == uid);
+        let Some(pod) = entry.own_pod().filter(|it| it.uid == uid || is_claim) else {
+            return;
+        };
+        let reason = one_line(one.reason.as_deref().unwrap_or_default());
+        let message = one_line(one.message.as_deref().unwrap_or_default());
+        inner.registry.learn_words(&id, &pod.uid, &reason, &message);
+    }
+
+    fn forget(_: &Arc<Inner>, _: Self) {
+        // The cluster keeps them for an hour.
+    }
+
+    fn synced(_: &Registry, _: bool) {
+        // They are words beside the state, which is true without them.
+    }
+}
+
+/// Whether the last lines of a pod's log are wanted and not known: its program failed, and nobody starts it again.
+fn wants_tail(inner: &Inner, view: &PodView) -> bool {
+    view.phase == PodPhase::Failed && !inner.registry.has_tail(&view.node_id, &view.uid)
+}
+
+async fn tail(inner: &Arc<Inner>, view: &PodView) -> Vec<String> {
+    let lines = logs::last_lines(inner.as_ref(), &view.node_id, TAIL);
+    timeout(TAIL_LIMIT, lines).await.unwrap_or_default()
+}
+
+impl Inner {
+    /// Takes in a claim that the cluster told of.
+    pub(crate) fn take_claim(&self, claim: &PersistentVolumeClaim) {
+        if let Some(view) = ours(claim, read_claim(claim, &self.install.owner)) {
+            self.registry.learn_claim(view);
+        }
+    }
+
+    /// Takes in a pod that the cluster told of. One that failed for good is taken in with its last lines.
+    pub(crate) fn take_pod(self: &Arc<Self>, pod: &Pod) {
+        let Some(view) = ours(pod, read_pod(pod, &self.install.owner)) else {
+            return;
+        };
+        if !wants_tail(self, &view) {
+            self.registry.learn_pod(view, None);
+            return;
+        }
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let tail = tail(&inner, &view).await;
+            inner.registry.learn_pod(view, Some(tail));
+        });
+    }
+
+    /// Waits until what is known is what is.
+    ///
+    /// # Errors
+    /// `Stale` when that takes too long; what the cluster says, where it refuses to tell.
+    pub(crate) async fn synced(&self) -> Result<()> {
+        let mut synced = self.registry.synced();
+        let all = timeout(PATIENCE, synced.wait_for(|it| it.all())).await;
+        // A right that is missing has its own mend.
+        let refused = self.registry.refused();
+        match (all, refused) {
+            (Ok(Ok(_)), _) => Ok(()),
+            (_, Some(why)) => Err(why.with_retryable(true)),
+            _ => Err(error(
+                ErrorKind::Stale,
+                format!(
+                    "what is known of the nodes may be old: the cluster at `{}` does not tell of changes",
+                    self.access.server
+                ),
+            )
+            .with_hint("It is tried again: `kubectl get --raw /readyz` says how the API server is.")),
+        }
+    }
+}
+
+impl Inner {
+    /// Notes that the cluster refuses to tell of our objects; that it is away says the lease's heartbeat.
+    fn heed_refusal<K: Watched>(&self, fault: Fault) {
+        if K::OURS && !fault.is_away() && !fault.is_gone() {
+            self.registry.set_refused(K::WHAT, Some(fault.into_error()));
+        }
+    }
+}
+
+/// Begins to watch. It goes on until the platform is dropped.
+pub(crate) fn begin(inner: &Arc<Inner>) {
+    tokio::spawn(run::<PersistentVolumeClaim>(Arc::downgrade(inner)));
+    tokio::spawn(run::<Pod>(Arc::downgrade(inner)));
+    tokio::spawn(run::<Event>(Arc::downgrade(inner)));
+    tokio::spawn(heed_server(Arc::downgrade(inner)));
+}
+
+/// Notes whether the server answers, as the lease's renewals find out.
+async fn heed_server(inner: Weak<Inner>) {
+    let Some(mut beats) = inner.upgrade().map(|it| it.lease.heartbeat()) else {
+        return;
+    };
+    loop {
+        let answers = *beats.borrow_and_update() != Beat::Silent;
+        match inner.upgrade() {
+            Some(inner) => inner.registry.set_server(answers),
+            None => return,
+        }
+        if beats.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Why a watch is at its end.
+enum Ended {
+    /// It is taken up again from this version.
+    At(String),
+    /// The server cannot go on: everything is read again.
+    Lost(String),
+    /// The platform is dropped.
+    Closed,
+}
+
+async fn run<K: Watched>(inner: Weak<Inner>) {
+    let Some(mut closing) = inner.upgrade().map(|it| it.closing.clone()) else {
+        return;
+    };
+    let work = follow::<K>(inner);
+    tokio::select! {
+        _ = closing.changed() => {}
+        () = work => {}
+    }
+}
+
+async fn follow<K: Watched>(inner: Weak<Inner>) {
+    let mut pause = SOON;
+    let mut version: Option<String> = None;
+    let mut was_read = false;
+    loop {
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
+        let from = match version.take() {
+            Some(version) => Ok(version),
+            None => list::<K>(&strong).await.inspect(|_| {
+                if std::mem::replace(&mut was_read, true) && K::OURS {
+                    strong
+                        .registry
+                        .tell(Change::Resync(format!("the {} were read again", K::WHAT)));
+                }
+            }),
+        };
+        let ended = match from {
+            Ok(from) => {
+                drop(strong);
+                listen::<K>(&inner, from, &mut pause).await
+            }
+            Err(fault) => {
+                let why = fault.to_string();
+                strong.heed_refusal::<K>(fault);
+                Ended::Lost(why)
+            }
+        };
+        let Some(strong) = inner.upgrade() else {
+            return;
+        };
+        K::synced(&strong.registry, false);
+        drop(strong);
+        match ended {
+            Ended::At(at) => version = Some(at),
+            Ended::Lost(why) => tracing::debug!(what = K::WHAT, why, "they are read again"),
+            Ended::Closed => return,
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LATE);
+    }
+}
+
+fn selector<K: Watched>(inner: &Inner) -> Option<String> {
+    K::OURS.then(|| {
+        format!(
+            "{}=true,{}={}",
+            label::GRID,
+            label::OWNER,
+            inner.install.owner
+        )
+    })
+}
+
+/// Reads all of them; gives the version that they are of.
+async fn list<K: Watched>(inner: &Arc<Inner>) -> Result<String, Fault> {
+    let api = inner.access.api::<K>();
+    let mut params = ListParams {
+        label_selector: selector::<K>(inner),
+        limit: Some(if K::OURS { PAGE } else { 1 }),
+        ..ListParams::default()
+    };
+    let mut all = Vec::new();
+    loop {
+        let page = inner
+            .access
+            .call(format!("list the {}", K::WHAT), api.list(&params))
+            .await?;
+        let version = page.metadata.resource_version.unwrap_or_default();
+        all.extend(page.items);
+        match page
+            .metadata
+            .continue_
+            .filter(|it| !it.is_empty() && K::OURS)
+        {
+            Some(more) => params.continue_token = Some(more),
+            None => {
+                K::reset(inner, all, &version).await;
+                return Ok(version);
+            }
+        }
+    }
+}
+
+async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Duration) -> Ended {
+    let Some(strong) = inner.upgrade() else {
+        return Ended::Closed;
+    };
+    let params = WatchParams {
+        label_selector: selector::<K>(&strong),
+        field_selector: None,
+        timeout: Some(WATCH),
+        bookmarks: true,
+        ..WatchParams::default()
+    };
+    let api = strong.access.api::<K>();
+    let opened = strong
+        .access
+        .call(format!("watch the {}", K::WHAT), api.watch(&params, &from))
+        .await;
+    let mut events = match opened {
+        Ok(events) => pin!(events),
+        Err(fault) if fault.is_gone() => return Ended::Lost(fault.to_string()),
+        Err(fault) => {
+            tracing::debug!(what = K::WHAT, %fault, "the watch cannot be taken up");
+            strong.heed_refusal::<K>(fault);
+            return Ended::At(from);
+        }
+    };
+    strong.registry.set_refused(K::WHAT, None);
+    K::synced(&strong.registry, true);
+    let mut beats = strong.lease.heartbeat();
+    beats.mark_unchanged();
+    drop(strong);
+    let mut version = from;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            // A connection that died without a word is not told from a quiet one: where the server was silent, it is made anew.
+            true = came_back(&mut beats) => return Ended::At(version),
+        };
+        let Some(inner) = inner.upgrade() else {
+            return Ended::Closed;
+        };
+        match event {
+            Some(Ok(WatchEvent::Added(one) | WatchEvent::Modified(one))) => {
+                version = one.resource_version().unwrap_or(version);
+                K::learn(&inner, one);
+            }
+            Some(Ok(WatchEvent::Deleted(one))) => {
+                version = one.resource_version().unwrap_or(version);
+                K::forget(&inner, one);
+            }
+            Some(Ok(WatchEvent::Bookmark(mark))) => version = mark.metadata.resource_version,
+            Some(Ok(WatchEvent::Error(status))) => return Ended::Lost(status.message.clone()),
+            Some(Err(e)) => {
+                tracing::debug!(what = K::WHAT, error = %e, "the watch broke");
+                return Ended::At(version);
+            }
+            None => {
+                *pause = SOON;
+                return Ended::At(version);
+            }
+        }
+        *pause = SOON;
+    }
+}
+
+/// Waits until the server answers again after a silence; `false` is never.
+async fn came_back(beats: &mut watch::Receiver<Beat>) -> bool {
+    let silence = async {
+        beats
+            .wait_for(|it| *it == Beat::Silent)
+            .await
+            .ok()
+            .map(drop)?;
+        beats
+            .wait_for(|it| *it != Beat::Silent)
+            .await
+            .ok()
+            .map(drop)
+    };
+    match silence.await {
+        Some(_) => true,
+        None => std::future::pending().await,
+    }
+}
+
+struct Watcher {
+    registry: Weak<Registry>,
+    changes: Receiver<Change>,
+    ready: VecDeque<NodeEvent>,
+}
+
+/// A snapshot, then what changes, and what the cluster says meanwhile. It ends with the platform.
+pub(crate) fn events(registry: &Arc<Registry>) -> NodeEventStream {
+    // Subscribed before the snapshot is taken, so that nothing falls in between.
+    let changes = registry.changes();
+    let nodes = registry.list();
+    let watcher = Watcher {
+        registry: Arc::downgrade(registry),
+        changes,
+        ready: [NodeEvent::Snapshot { nodes }].into(),
+    };
+    Box::pin(stream::unfold(watcher, async |mut watcher| {
+        let event = watcher.next().await?;
+        Some((Ok(event), watcher))
+    }))
+}
+
+impl Watcher {
+    async fn next(&mut self) -> Option<NodeEvent> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            let change = self.changes.recv().await;
+            let registry = self.registry.upgrade()?;
+            let lost = match change {
+                Ok(Change::Changed(id)) => match registry.shown(&id) {
+                    Some(node) => {
+                        return Some(NodeEvent::Changed {
+                            node: Box::new(SpawnedNode::clone(&node)),
+                        });
+                    }
+                    None => continue,
+                },
+                // When the id has a new node already, that one is the news.
+                Ok(Change::Removed(node_id, uid)) => match registry.shown(&node_id) {
+                    None => return Some(NodeEvent::Removed { node_id, uid }),
+                    Some(_) => continue,
+                },
+                Ok(Change::Said(node_id, message)) => {
+                    let progress = Progress {
+                        message,
+                        ..Progress::default()
+                    };
+                    return Some(NodeEvent::Progress { node_id, progress });
+                }
+                Ok(Change::Resync(reason)) => reason,
+                Err(RecvError::Lagged(lost)) => format!("{lost} changes were not taken in time"),
+                Err(RecvError::Closed) => return None,
+            };
+            self.ready.push_back(NodeEvent::Resync { reason: lost });
+            self.ready.push_back(NodeEvent::Snapshot {
+                nodes: registry.list(),
+            });
+        }
+    }
+}
