@@ -2,8 +2,9 @@
 
 use grid_testbed::Kind;
 
-use crate::engines::Raised;
+use crate::engines;
 use crate::fail::Result;
+use crate::kubernetes;
 use crate::needs::{Met, NEEDS, PEERS};
 use crate::sh;
 
@@ -30,17 +31,27 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         command
     };
     let mut found = Vec::new();
-    let mut raised = Vec::new();
+    // What was raised goes with these.
+    let (mut engine, mut cluster) = (None, None);
     let asks_for_help = args.args.iter().any(|it| it == "--help" || it == "-h");
     if !asks_for_help {
         for name in sh::output(bench().arg("--list-programs"))?.lines() {
-            if name == ENGINE {
-                found.push(match Raised::up(Kind::Docker) {
-                    Ok(engine) => {
-                        let argument = format!("--program={name}={}", engine.host());
-                        raised.push(engine);
-                        argument
-                    }
+            let raised = match name {
+                ENGINE => Some(engines::Raised::up(Kind::Docker).map(|it| {
+                    let host = it.host().to_owned();
+                    engine = Some(it);
+                    host
+                })),
+                CLUSTER => Some(kubernetes::Raised::up().map(|it| {
+                    let kubeconfig = it.kubeconfig().display().to_string();
+                    cluster = Some(it);
+                    kubeconfig
+                })),
+                _ => None,
+            };
+            if let Some(raised) = raised {
+                found.push(match raised {
+                    Ok(place) => format!("--program={name}={place}"),
                     Err(why) => format!("--without={name}={why}"),
                 });
                 continue;
@@ -57,11 +68,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             });
         }
     }
-    sh::run(bench().args(found))
+    let measured = sh::run(bench().args(found));
+    drop((engine, cluster));
+    measured
 }
 
 /// The name by which the bench asks for a Docker engine; its place is told as in `DOCKER_HOST`.
 const ENGINE: &str = "docker-engine";
+
+/// The name by which the bench asks for a Kubernetes cluster; its place is a kubeconfig.
+const CLUSTER: &str = "kubernetes-cluster";
 
 /// The packages whose programs are measured or measure.
 const BUILT: [&str; 8] = [

@@ -1,11 +1,9 @@
 //! Container engines of the tests' own: got where that can be done unasked, raised and taken away.
 
-use std::path::Path;
-
 use grid_testbed::{Engine, Kind, Options};
 
 use crate::fail::{Fail, Result};
-use crate::{needs, sh};
+use crate::needs;
 
 /// Whether tests have an engine of this kind, and of which version; the reason why not.
 pub(crate) fn look(kind: Kind) -> std::result::Result<String, String> {
@@ -27,28 +25,12 @@ pub(crate) fn up(kind: Kind) -> std::result::Result<(), String> {
 /// Gets the programs of an engine, so that one can be raised here; the reason why not.
 pub(crate) fn get(kind: Kind) -> std::result::Result<(), String> {
     grid_testbed::can_raise(kind)?;
-    let missing: Vec<&str> = kind
-        .needs()
-        .iter()
-        .filter(|(program, _)| !is_here(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if !missing.is_empty() {
-        needs::install(&missing)
-            .map_err(|why| format!("{} is missing, and {why}", missing.join(", ")))?;
-    }
-    Ok(())
+    needs::ensure_packages(kind.needs())
 }
 
 /// Whether the environment names an engine.
 fn is_named(kind: Kind) -> bool {
     std::env::var_os(kind.variable()).is_some_and(|it| !it.is_empty())
-}
-
-/// Whether a program is there, also where only root's `PATH` leads.
-fn is_here(program: &str) -> bool {
-    let of_root = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
-    sh::which(program).is_some() || of_root.iter().any(|it| it.is_file())
 }
 
 /// Raises it, and says where it is.

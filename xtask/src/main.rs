@@ -11,6 +11,7 @@ mod engines;
 mod fail;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod needs;
 mod sh;
 mod test;

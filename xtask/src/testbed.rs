@@ -5,6 +5,7 @@ use grid_testbed::Kind;
 
 use crate::engines;
 use crate::fail::{Fail, Result};
+use crate::kubernetes;
 use crate::needs::{Met, NEEDS, Need};
 use crate::vm;
 
@@ -44,6 +45,8 @@ enum Name {
     Docker,
     /// Debian's Podman as a service, or the one that `CONTAINER_HOST` names.
     Podman,
+    /// A Kubernetes cluster of one node, or the one that `KUBECONFIG` names.
+    Kubernetes,
 }
 
 /// What is behind a name.
@@ -51,6 +54,7 @@ enum Bed {
     Program(&'static Need),
     Machine,
     Engine(Kind),
+    Cluster,
 }
 
 impl Name {
@@ -64,6 +68,7 @@ impl Name {
             Self::Vm => return Ok(Bed::Machine),
             Self::Docker => return Ok(Bed::Engine(Kind::Docker)),
             Self::Podman => return Ok(Bed::Engine(Kind::Podman)),
+            Self::Kubernetes => return Ok(Bed::Cluster),
         };
         NEEDS
             .iter()
@@ -92,6 +97,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         (Action::Up { .. }, Bed::Engine(kind)) => engines::raise(kind),
         (Action::Status { .. }, Bed::Engine(kind)) => engines::status(kind),
         (Action::Down { .. }, Bed::Engine(kind)) => engines::down(kind),
+        (Action::Up { .. }, Bed::Cluster) => kubernetes::raise(),
+        (Action::Status { .. }, Bed::Cluster) => kubernetes::status(),
+        (Action::Down { .. }, Bed::Cluster) => kubernetes::down(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Programs from outside that tests start.
 
 mod crates;
+pub(crate) mod kubernetes;
 mod npm;
 mod pypi;
 
@@ -92,6 +93,12 @@ pub(crate) const PEERS: &[Need] = &[
         name: "docker",
         program: "docker",
         source: Source::Debian("docker.io"),
+        in_test_names: "",
+    },
+    Need {
+        name: "kubectl",
+        program: "kubectl",
+        source: Source::Debian("kubernetes-client"),
         in_test_names: "",
     },
     Need {
@@ -211,6 +218,25 @@ pub(crate) fn install(packages: &[&str]) -> Result<(), String> {
     // A new machine has no package lists, or old ones.
     apt(&["update"])?;
     apt(&install)
+}
+
+/// Installs the packages of those programs that are not there; the reason why not, as part of a sentence.
+pub(crate) fn ensure_packages(needs: &[(&str, &'static str)]) -> Result<(), String> {
+    let missing: Vec<&str> = needs
+        .iter()
+        .filter(|(program, _)| !is_here(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    install(&missing).map_err(|why| format!("{} is missing, and {why}", missing.join(", ")))
+}
+
+/// Whether a program is there, also where only root's `PATH` leads.
+fn is_here(program: &str) -> bool {
+    let of_root = ["/usr/sbin", "/sbin"].map(|dir| Path::new(dir).join(program));
+    sh::which(program).is_some() || of_root.iter().any(|it| it.is_file())
 }
 
 /// Whether packages can be installed with no question asked.

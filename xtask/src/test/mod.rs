@@ -43,6 +43,8 @@ struct Selection {
     packages: Vec<&'static str>,
     /// All packages but these.
     exclude: Vec<&'static str>,
+    /// Of these the library's own tests.
+    libraries: Vec<&'static str>,
     /// Build the programs of these too.
     programs: Vec<&'static str>,
     /// Leave out tests with one of these in their names.
@@ -72,7 +74,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for platform in ready {
         platform.prepare()?;
     }
-    let mut total = run_cargo_test(&selection, args.full)?;
+    let mut total = run_cargo_test(&selection, &scope(&selection), args.full)?;
+    for package in &selection.libraries {
+        let scope = ["--lib", "--package", package];
+        total.join(run_cargo_test(&selection, &scope, args.full)?);
+    }
     drop(raised);
     for platform in chaos::PLATFORMS {
         // The workspaces that tests of this task make up have no grid to break.
@@ -121,6 +127,13 @@ fn select(
         only.is_none_or(|name| name == platform.name) && (platform.is_in_workspace)()
     };
     for platform in PLATFORMS.iter().filter(|platform| chosen(platform)) {
+        if platform.is_by_name && only.is_none() {
+            let name = platform.name;
+            println!("{name}: not run: it is run by its name, `cargo xtask test --only {name}`");
+            selection.exclude.extend(platform.packages);
+            selection.libraries.extend(platform.packages.first());
+            continue;
+        }
         match platform.ready(raised) {
             Ok(()) => {
                 println!("{}: run", platform.name);
@@ -141,6 +154,7 @@ fn select(
             }
         }
     }
+    shared(&mut selection.packages, &ready, PLATFORMS);
     for need in NEEDS {
         match need.ensure() {
             Met::Missing(why) => {
@@ -161,6 +175,15 @@ fn select(
         }
     }
     (selection, ready)
+}
+
+/// Leaves out what needs another platform too, which was not looked at.
+fn shared(packages: &mut Vec<&'static str>, ready: &[&Platform], platforms: &[Platform]) {
+    let is_ready = |platform: &Platform| ready.iter().any(|it| it.name == platform.name);
+    packages.retain(|package| {
+        let mut of = platforms.iter().filter(|it| it.packages.contains(package));
+        of.all(is_ready)
+    });
 }
 
 /// The packages as arguments of cargo.
@@ -184,11 +207,11 @@ fn scope(selection: &Selection) -> Vec<&'static str> {
 }
 
 /// Runs `cargo test`, passes its output on and counts.
-fn run_cargo_test(selection: &Selection, full: bool) -> Result<Total> {
+fn run_cargo_test(selection: &Selection, scope: &[&str], full: bool) -> Result<Total> {
     let mut command = sh::cargo();
     command
         .args(["test", "--no-fail-fast"])
-        .args(scope(selection))
+        .args(scope)
         .arg("--");
     command.args(selection.skip.iter().flat_map(|name| ["--skip", name]));
     if full {
@@ -256,5 +279,20 @@ mod tests {
             ..Selection::default()
         };
         assert_eq!(scope(&some), ["--package", "a", "--package", "b"]);
+    }
+
+    #[test]
+    fn a_package_of_two_platforms_is_run_where_both_are() {
+        let check = |names: &[&str], expect| {
+            let named = |it: &&Platform| names.contains(&it.name);
+            let ready: Vec<&Platform> = PLATFORMS.iter().filter(named).collect();
+            let mut packages = vec!["grid-hybrid", ready[0].packages[0]];
+            shared(&mut packages, &ready, PLATFORMS);
+            assert_eq!(packages.contains(&"grid-hybrid"), expect, "{names:?}");
+            assert!(packages.contains(&ready[0].packages[0]), "{names:?}");
+        };
+        check(&["docker"], false);
+        check(&["kubernetes"], false);
+        check(&["docker", "kubernetes"], true);
     }
 }

@@ -3,14 +3,14 @@
 use grid_testbed::Kind;
 
 use crate::fail::Fail;
-use crate::{engines, image, sh, vm};
+use crate::{engines, image, kubernetes, sh, vm};
 
 /// A platform, how to see whether it is here, and how to get it.
 #[derive(Debug)]
 pub(super) struct Platform {
     /// Its name, as in the agent's settings.
     pub(super) name: &'static str,
-    /// The packages whose tests need it, and nothing else of the workspace does.
+    /// The packages whose tests need it. One that several platforms have needs all of them.
     pub(super) packages: &'static [&'static str],
     /// Whether it can be used now; the reason why not.
     detect: fn() -> Result<(), String>,
@@ -22,6 +22,9 @@ pub(super) struct Platform {
     prepare: Option<fn() -> Result<(), Fail>>,
     /// Packages whose programs its tests start.
     pub(super) programs: &'static [&'static str],
+    /// Whether it is run by its name alone (`--only`), for as long as its tests have not shown often enough that they are to be relied on. The
+    /// whole run has the library tests of its first package, which need nothing.
+    pub(super) is_by_name: bool,
     /// Whether the workspace has its tests: those that tests of this task make up have few.
     pub(super) is_in_workspace: fn() -> bool,
 }
@@ -42,6 +45,7 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: None,
         prepare: None,
         programs: &[],
+        is_by_name: false,
         is_in_workspace: || true,
     },
     Platform {
@@ -52,16 +56,23 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(vm::down_again),
         prepare: None,
         programs: &["grid-agent", "grid-master", "grid-cli"],
+        is_by_name: false,
         is_in_workspace: vm::is_here,
     },
     Platform {
         name: "docker",
-        packages: &["grid-platform-docker", "embed-docker", "grid-deploy"],
+        packages: &[
+            "grid-platform-docker",
+            "embed-docker",
+            "grid-deploy",
+            "grid-hybrid",
+        ],
         detect: || engines::look(Kind::Docker).map(drop),
         raise: Some(|| engines::up(Kind::Docker)),
         lower: Some(|| engines::down_again(Kind::Docker)),
         prepare: Some(image::for_tests),
         programs: &["grid-cli"],
+        is_by_name: false,
         is_in_workspace: || sh::root().join("crates/grid-platform-docker").exists(),
     },
     Platform {
@@ -72,7 +83,19 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(|| engines::down_again(Kind::Podman)),
         prepare: None,
         programs: &[],
+        is_by_name: false,
         is_in_workspace: || sh::root().join("xtask/podman").exists(),
+    },
+    Platform {
+        name: "kubernetes",
+        packages: &["grid-platform-k8s", "embed-k8s", "grid-hybrid"],
+        detect: || kubernetes::look().map(drop),
+        raise: Some(kubernetes::up),
+        lower: Some(kubernetes::down_again),
+        prepare: None,
+        programs: &["grid-cli"],
+        is_by_name: true,
+        is_in_workspace: || sh::root().join("crates/grid-platform-k8s").exists(),
     },
 ];
 
@@ -135,6 +158,7 @@ mod tests {
             lower: None,
             prepare: None,
             programs: &[],
+            is_by_name: false,
             is_in_workspace: || true,
         }
     }

@@ -195,6 +195,10 @@ mod tests {
             with_docker(&plain),
             [Finding::new(AGENT, "has no `bollard` with platform-docker")]
         );
+        let cluster = dependencies("grid-agent v0.1.0\nkube v1.0.0\nkube-client v1.0.0");
+        let with_cluster = |it| foreign("platform-kubernetes", Some("platform-kubernetes"), it);
+        assert_eq!(with_cluster(&cluster), []);
+        assert_eq!(with_cluster(&docker).len(), 3, "bollard, and no kube");
     }
 
     #[test]

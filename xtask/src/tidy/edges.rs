@@ -100,11 +100,20 @@ mod tests {
                 "grid-platform-docker",
                 &["grid-platform-api", "dev:grid-testbed"],
             ),
+            (
+                "grid-platform-k8s",
+                &["grid-platform-api", "grid-platform-host", "kube"],
+            ),
             ("grid-testbed", &["rustix"]),
             ("grid-config", &["figment"]),
             (
                 "grid-agent",
-                &["grid-platform-process", "grid-config", "tonic"],
+                &[
+                    "grid-platform-k8s",
+                    "grid-platform-process",
+                    "grid-config",
+                    "tonic",
+                ],
             ),
             ("grid-master", &["grid-config", "tonic"]),
             ("grid-cli", &["grid-agent", "grid-master"]),
@@ -123,6 +132,14 @@ mod tests {
         };
         let (docker, process) = ("grid-platform-docker", "grid-platform-process");
         check(&[(process, &[docker])], process, docker);
+        let k8s = "grid-platform-k8s";
+        check(&[(k8s, &[docker])], k8s, docker);
+        check(&[("grid-master", &[k8s])], "grid-master", k8s);
+        check(
+            &[("grid-platform-api", &["kube"])],
+            "grid-platform-api",
+            "kube",
+        );
         check(&[(process, &["grid-agent"])], process, "grid-agent");
         check(&[(process, &["dev:grid-proto"])], process, "grid-proto");
         check(&[(process, &["grid-config"])], process, "grid-config");

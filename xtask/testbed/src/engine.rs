@@ -585,7 +585,7 @@ pub(crate) fn is_own_dir(dir: &Path) -> bool {
 }
 
 /// Detaches every mount in the directory, the innermost first.
-fn unmount_below(dir: &Path) {
+pub(crate) fn unmount_below(dir: &Path) {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let below: Vec<PathBuf> = mounts
         .lines()

@@ -3,6 +3,7 @@
 mod api;
 mod engine;
 mod image;
+pub mod kubernetes;
 mod leftovers;
 mod network;
 mod proc;

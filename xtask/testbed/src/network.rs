@@ -72,7 +72,7 @@ fn of_bridge(shown: &str, bridge: &str) -> Option<String> {
     Some(format!("{network}.0/24"))
 }
 
-fn ip(args: &[&str]) -> Result<String, String> {
+pub(crate) fn ip(args: &[&str]) -> Result<String, String> {
     let output = Command::new("ip")
         .args(args)
         .output()
