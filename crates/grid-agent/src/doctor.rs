@@ -17,6 +17,7 @@ use crate::{
     agent::blocking,
     create_platform,
     desired::DesiredFile,
+    factory::look,
     master::MasterAddress,
     settings::{Programs, known_platform},
     state::state_path,
@@ -26,7 +27,8 @@ use crate::{
 /// may be called while an agent runs.
 ///
 /// The platform is opened over a temporary directory and not over the agent's state, because that would start nodes
-/// again. What is wrong with records there, the agent says when it starts.
+/// again. What is wrong with records there, the agent says when it starts. A cluster, whose adapter has its state there,
+/// is looked at without opening it.
 pub async fn doctor(settings: &Settings) -> Vec<Check> {
     let mut checks = Vec::new();
     let of_host = settings.clone();
@@ -172,6 +174,9 @@ fn is_program(path: &Path) -> bool {
 }
 
 async fn platform(settings: &Settings) -> Vec<Check> {
+    if let Some(looked) = look(&settings.agent.platform, PlatformConfig::of(settings)).await {
+        return looked.unwrap_or_else(|error| vec![check("platform", Err(error))]);
+    }
     let scratch = match tempfile::tempdir() {
         Ok(scratch) => scratch,
         Err(error) => {

@@ -3,14 +3,20 @@
 use std::{path::PathBuf, sync::Arc};
 
 use grid_platform_api::{
-    Error, ErrorKind, Platform, Result,
+    Check, Error, ErrorKind, Platform, Result,
     wrap::{Limit, Trace},
 };
 
-use crate::settings::{DockerSection, PortRange, Programs, Settings, known_platform};
+use crate::settings::{
+    DockerSection, KubernetesSection, PortRange, Programs, Settings, known_platform,
+};
 
 /// How many spawns, and how many stops and removes, run at a time.
 const CONCURRENT: usize = 16;
+
+/// The namespace of an agent whose settings name none.
+#[cfg(feature = "platform-kubernetes")]
+const NAMESPACE: &str = "sutra-grid";
 
 /// What [`create_platform`] makes a platform of; each platform takes what it knows.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,10 +41,12 @@ pub struct PlatformConfig {
     pub docker_image: Option<String>,
     /// The engine, and what is allowed of it.
     pub docker: DockerSection,
-    /// The namespace.
+    /// The namespace; `None` is `sutra-grid`.
     pub k8s_namespace: Option<String>,
-    /// The kubeconfig file.
+    /// The kubeconfig file; `None` is the account of the pod that this is in.
     pub k8s_kubeconfig: Option<PathBuf>,
+    /// The objects of nodes in the cluster, and what is allowed of it.
+    pub kubernetes: KubernetesSection,
 }
 
 impl PlatformConfig {
@@ -67,6 +75,7 @@ impl PlatformConfig {
             docker: settings.docker.clone(),
             k8s_namespace: storage.k8s_namespace.clone(),
             k8s_kubeconfig: storage.k8s_kubeconfig.clone(),
+            kubernetes: settings.kubernetes.clone(),
         }
     }
 }
@@ -84,8 +93,10 @@ impl PlatformConfig {
 ///     k8s_namespace: Some("sutra-grid".to_string()),
 ///     ..Default::default()
 /// };
+/// // There is no cluster without a kubeconfig, and in an agent without the feature no such platform.
 /// let error = create_platform("kubernetes", config).await.err().unwrap();
-/// assert!(error.hint().unwrap().contains("platform-kubernetes"));
+/// let hint = error.hint().unwrap();
+/// assert!(hint.contains("k8s_kubeconfig") || hint.contains("platform-kubernetes"));
 /// # }
 /// ```
 ///
@@ -103,6 +114,7 @@ pub async fn create_platform(name: &str, config: PlatformConfig) -> Result<Arc<d
     let inner = match platform {
         "process" => process(config).await?,
         "docker" => docker(config).await?,
+        "kubernetes" => kubernetes(config).await?,
         _ => return Err(not_there_yet(platform, feature)),
     };
     let limited = Limit::new(inner, CONCURRENT);
@@ -207,6 +219,91 @@ async fn docker(config: PlatformConfig) -> Result<Arc<dyn Platform>> {
     Ok(Arc::new(DockerPlatform::open(docker).await?))
 }
 
+#[cfg(not(feature = "platform-kubernetes"))]
+async fn kubernetes(_: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    let message = "the kubernetes platform is not compiled into this agent";
+    Err(Error::new(ErrorKind::Unsupported, message)
+        .with_platform("kubernetes")
+        .with_hint("Build it with `cargo build --release --features platform-kubernetes`."))
+}
+
+#[cfg(feature = "platform-kubernetes")]
+async fn kubernetes(config: PlatformConfig) -> Result<Arc<dyn Platform>> {
+    let config = cluster(config);
+    Ok(Arc::new(
+        grid_platform_k8s::KubernetesPlatform::open(config).await?,
+    ))
+}
+
+/// Looks at what a platform needs without opening it, where opening it would change something that is not on this host;
+/// `None` where it would not.
+#[cfg(feature = "platform-kubernetes")]
+pub(crate) async fn look(name: &str, config: PlatformConfig) -> Option<Result<Vec<Check>>> {
+    known_platform(name).filter(|(name, _)| *name == "kubernetes")?;
+    Some(grid_platform_k8s::KubernetesPlatform::look(&cluster(config)).await)
+}
+
+/// As with the platforms that are looked at without opening them: there is none in this agent.
+#[cfg(not(feature = "platform-kubernetes"))]
+pub(crate) async fn look(_: &str, _: PlatformConfig) -> Option<Result<Vec<Check>>> {
+    None
+}
+
+/// What the adapter is told of the cluster and of what is allowed there.
+#[cfg(feature = "platform-kubernetes")]
+fn cluster(config: PlatformConfig) -> grid_platform_k8s::KubernetesConfig {
+    use grid_platform_k8s::{Allow, KubernetesConfig, Overlay, ServiceKind, Toleration};
+
+    use crate::settings::{Images, ServiceKind as Service};
+
+    let section = config.kubernetes;
+    let namespace = config.k8s_namespace.unwrap_or_else(|| NAMESPACE.to_owned());
+    let mut cluster = KubernetesConfig::new(namespace);
+    cluster.kubeconfig = config.k8s_kubeconfig;
+    cluster.context = section.context;
+    cluster.users = config.users;
+    cluster.advertise_address = section.advertise_address;
+    cluster.images = match section.images {
+        Images::Any => Allow::Any,
+        Images::Only(mut list) => {
+            list.extend(config.docker_image);
+            Allow::Only(list)
+        }
+    };
+    if let Some(install) = section.install {
+        cluster.install = install;
+    }
+    if let Some(user) = section.user {
+        cluster.user = user;
+    }
+    if let Some(seconds) = section.start_timeout_s {
+        cluster.start_timeout_s = seconds;
+    }
+    let toleration = |it: crate::settings::TolerationSection| Toleration {
+        key: it.key,
+        value: it.value,
+        effect: it.effect,
+        seconds: it.seconds,
+    };
+    let overlay = section.overlay;
+    cluster.overlay = Overlay {
+        storage_class: overlay.storage_class,
+        storage_size_mb: overlay.storage_size_mb,
+        node_selector: overlay.node_selector,
+        tolerations: overlay.tolerations.into_iter().map(toleration).collect(),
+        affinity: overlay.affinity,
+        pull_secrets: overlay.pull_secrets,
+        service_account: overlay.service_account,
+        annotations: overlay.annotations,
+        service: match overlay.service {
+            Service::ClusterIp => ServiceKind::ClusterIp,
+            Service::Headless => ServiceKind::Headless,
+            Service::NodePort => ServiceKind::NodePort,
+        },
+    };
+    cluster
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +313,9 @@ mod tests {
         for (name, feature) in [
             #[cfg(not(feature = "platform-docker"))]
             ("docker", "platform-docker"),
+            #[cfg(not(feature = "platform-kubernetes"))]
             ("k8s", "platform-kubernetes"),
+            #[cfg(not(feature = "platform-kubernetes"))]
             ("kubernetes", "platform-kubernetes"),
             ("systemd", "platform-systemd"),
         ] {

@@ -1,15 +1,21 @@
-//! What the agent's host has.
+//! What the agent's host has, for the nodes that run there.
 
 use std::{fs, thread};
 
-/// Memory in MiB; 0 where it cannot be known.
-pub(crate) fn memory_mb() -> u64 {
+/// Memory in MiB; 0 where it cannot be known, as that of a cluster cannot: its own scheduler does, and changes it.
+pub(crate) fn memory_mb(platform: &str) -> u64 {
+    if platform == "kubernetes" {
+        return 0;
+    }
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     parse_memory(&text).unwrap_or(0)
 }
 
 /// Processors in thousandths; 0 where it cannot be known.
-pub(crate) fn cpu_millis() -> u32 {
+pub(crate) fn cpu_millis(platform: &str) -> u32 {
+    if platform == "kubernetes" {
+        return 0;
+    }
     let count = thread::available_parallelism().map_or(0, |count| count.get());
     u32::try_from(count).unwrap_or(0).saturating_mul(1000)
 }
@@ -26,6 +32,12 @@ fn parse_memory(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_is_not_the_host_that_its_agent_is_on() {
+        assert_eq!((memory_mb("kubernetes"), cpu_millis("kubernetes")), (0, 0));
+        assert!(memory_mb("process") > 0 && cpu_millis("process") > 0);
+    }
 
     #[test]
     fn memory_is_read_in_mib() {

@@ -21,7 +21,8 @@ pub use doctor::doctor;
 pub use factory::{PlatformConfig, create_platform};
 pub use logging::init_logging;
 pub use settings::{
-    AgentSection, DockerSection, Images, LogFormat, PortRange, Programs, PullPolicy,
-    SecuritySection, Settings, StorageSection,
+    AgentSection, DockerSection, Images, KubernetesSection, LogFormat, OverlaySection, PortRange,
+    Programs, PullPolicy, SecuritySection, ServiceKind, Settings, StorageSection,
+    TolerationSection,
 };
 pub use stop::{Stopped, stop_nodes};

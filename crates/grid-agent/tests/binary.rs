@@ -77,6 +77,22 @@ async fn settings_that_cannot_be_used_are_refused_with_their_place_and_mend() {
     )
     .await;
     check(
+        "[kubernetes.overlay]\nstorage_clas = 'fast'\n",
+        &[],
+        &[],
+        "error: unknown key `kubernetes.overlay.storage_clas` in `grid-agent.toml` line 2\n\
+         hint: Did you mean `kubernetes.overlay.storage_class`?\n",
+    )
+    .await;
+    check(
+        "[storage]\ndata_path = '/srv/grid'\n",
+        &[("PLATFORM", "k8s")],
+        &[],
+        "error: `storage.data_path` in `grid-agent.toml` line 2 is a setting of the process platform, and the platform is `kubernetes`\n\
+         hint: Remove it, or set `agent.platform` to `process` in an agent built with the feature `platform-process`.\n",
+    )
+    .await;
+    check(
         "",
         &[("SUTRA_MASTER", "http://master.sutra.internal:7000")],
         &[],
@@ -211,6 +227,19 @@ async fn doctor_names_what_is_missing() {
     assert!(hint("platform").contains(mend));
     assert!(hint("data directory").contains("storage.data_path"));
 
+    let mut doctor = command(&state, &["doctor", "--platform", "k8s", "-o", "json"]);
+    doctor.env("KUBECONFIG", "/dev/null/kubeconfig");
+    let found = output(doctor).await;
+    assert_eq!(found.status.code(), Some(1));
+    let checks: Vec<grid_platform_api::Check> = serde_json::from_slice(&found.stdout).unwrap();
+    let check = checks.iter().find(|it| it.name == "platform").unwrap();
+    let mend = match cfg!(feature = "platform-kubernetes") {
+        true => "KUBECONFIG",
+        false => "platform-kubernetes",
+    };
+    assert!(check.hint.as_ref().unwrap().contains(mend), "{check:?}");
+    assert!(checks.iter().all(|it| it.name != "data directory"));
+
     let mut doctor = command(&state, &["doctor"]);
     doctor.env("SUTRA_AGENT__STORAGE__PROGRAMS", "/usr/bin/no-such-server");
     let found = output(doctor).await;
@@ -226,7 +255,7 @@ async fn doctor_names_what_is_missing() {
 async fn a_platform_that_is_not_there_ends_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("grid-agent.toml");
-    // The files of the specification: their keys are known, the platform is not there yet.
+    // The files of the specification: their keys are known, the platform is not built in.
     let docker = "[agent]\nplatform = 'docker'\n\
                   [storage]\ndocker_image = 'sutra-storage:latest'\ndata_path = '/var/lib/sutra/data'\n";
     let kubernetes = "[agent]\nagent_id = 'agent-prod'\nmax_storage_nodes = 20\n\
@@ -239,7 +268,11 @@ async fn a_platform_that_is_not_there_ends_the_program() {
         (kubernetes, "kubernetes", "kubernetes"),
         ("", "systemd", "systemd"),
     ] {
-        if platform == "docker" && cfg!(feature = "platform-docker") {
+        let is_built = [
+            ("docker", cfg!(feature = "platform-docker")),
+            ("kubernetes", cfg!(feature = "platform-kubernetes")),
+        ];
+        if is_built.contains(&(platform, true)) {
             continue;
         }
         fs::write(&file, content).unwrap();
@@ -251,10 +284,10 @@ async fn a_platform_that_is_not_there_ends_the_program() {
         assert_eq!(found.status.code(), Some(1));
         let stderr = text(&found.stderr);
         let expect = match platform {
-            "docker" => {
-                "error: the docker platform is not compiled into this agent\nhint: ".to_owned()
+            "systemd" => "error: this version has no systemd platform yet\nhint: ".to_owned(),
+            _ => {
+                format!("error: the {platform} platform is not compiled into this agent\nhint: ")
             }
-            _ => format!("error: this version has no {platform} platform yet\nhint: "),
         };
         assert!(stderr.starts_with(&expect), "{stderr}");
         assert!(stderr.contains(&format!("platform-{platform}")), "{stderr}");

@@ -1,6 +1,9 @@
 //! The agent's settings.
 
 mod docker;
+mod foreign;
+mod images;
+mod kubernetes;
 mod values;
 
 use std::{
@@ -13,7 +16,9 @@ use grid_platform_api::{HealthCheck, NodeId, Program};
 use serde::{Deserialize, Serialize};
 
 use crate::master::MasterAddress;
-pub use docker::{DockerSection, Images, PullPolicy, SecuritySection};
+pub use docker::{DockerSection, PullPolicy, SecuritySection};
+pub use images::Images;
+pub use kubernetes::{KubernetesSection, OverlaySection, ServiceKind, TolerationSection};
 pub use values::{LogFormat, PortRange, Programs};
 
 /// The settings of an agent: what stands in `grid-agent.toml`.
@@ -28,6 +33,8 @@ pub struct Settings {
     pub storage: StorageSection,
     /// Of the docker platform: its engine.
     pub docker: DockerSection,
+    /// Of the kubernetes platform: the objects of nodes.
+    pub kubernetes: KubernetesSection,
 }
 
 /// `[agent]`.
@@ -98,9 +105,11 @@ pub struct StorageSection {
     pub search_path: Vec<PathBuf>,
     /// Of the docker and kubernetes platforms: the image of nodes whose request names none. It is always allowed.
     pub docker_image: Option<String>,
-    /// Of the kubernetes platform: the namespace.
+    /// Of the kubernetes platform: the namespace of all that the agent makes there, which has to exist. Left out,
+    /// `sutra-grid`.
     pub k8s_namespace: Option<String>,
-    /// Of the kubernetes platform: the kubeconfig file.
+    /// Of the kubernetes platform: the kubeconfig file. Left out, what `KUBECONFIG` names, else `~/.kube/config` if it
+    /// is there, else the account of the pod that the agent is in.
     pub k8s_kubeconfig: Option<PathBuf>,
 }
 
@@ -154,19 +163,27 @@ impl Settings {
             Some(dir) => dir,
             None => environment.state_dir()?.join("agent"),
         };
-        let data = self.storage.data_path.take();
-        self.storage.data_path = Some(data.unwrap_or_else(|| state.join("data")));
+        let platform = known_platform(&agent.platform).map(|(name, _)| name);
+        // The data of pods is in the cluster.
+        if self.storage.data_path.is_none() && platform != Some("kubernetes") {
+            self.storage.data_path = Some(state.join("data"));
+        }
         agent.state_dir = Some(state);
         let paths = [
             &mut agent.state_dir,
             &mut agent.token_file,
             &mut self.storage.data_path,
+            &mut self.storage.k8s_kubeconfig,
         ];
         for path in paths.into_iter().flatten() {
             absolute(path)?;
         }
-        if known_platform(&self.agent.platform).is_some_and(|(name, _)| name == "docker") {
-            self.docker.fill(environment)?;
+        match platform {
+            Some("docker") => self.docker.fill(environment)?,
+            Some("kubernetes") if self.storage.k8s_kubeconfig.is_none() => {
+                self.storage.k8s_kubeconfig = kubernetes::kubeconfig(environment)?;
+            }
+            _ => {}
         }
         let mut programs: Vec<_> = self.storage.binary_path.iter_mut().collect();
         if let Programs::Only(list) = &mut self.storage.programs {
@@ -210,53 +227,12 @@ impl Settings {
         if let Err(error) = self.agent.master_host.parse::<MasterAddress>() {
             return Err(about("agent.master_host", error.problem).with_hint(error.hint));
         }
-        let foreign = [
-            (
-                "storage.binary_path",
-                self.storage.binary_path.is_some(),
-                "process",
-                &["process", "systemd"][..],
-            ),
-            (
-                "storage.programs",
-                self.storage.programs != Programs::default(),
-                "process",
-                &["process", "systemd"],
-            ),
-            (
-                self.docker.first_given().unwrap_or("docker"),
-                self.docker.first_given().is_some(),
-                "docker",
-                &["docker"],
-            ),
-            (
-                "storage.docker_image",
-                self.storage.docker_image.is_some(),
-                "docker",
-                &["docker", "kubernetes"],
-            ),
-            (
-                "storage.k8s_namespace",
-                self.storage.k8s_namespace.is_some(),
-                "kubernetes",
-                &["kubernetes"],
-            ),
-            (
-                "storage.k8s_kubeconfig",
-                self.storage.k8s_kubeconfig.is_some(),
-                "kubernetes",
-                &["kubernetes"],
-            ),
-        ];
-        for (key, given, owner, platforms) in foreign {
-            if given && !platforms.contains(&platform) {
-                let problem = format!(
-                    "is a setting of the {owner} platform, and the platform is `{platform}`"
-                );
-                return Err(about(key, problem).with_hint(format!(
-                    "Remove it, or set `agent.platform` to `{owner}` in an agent built with the feature `platform-{owner}`."
-                )));
-            }
+        if let Some((key, owner)) = foreign::first(self, platform) {
+            let problem =
+                format!("is a setting of the {owner} platform, and the platform is `{platform}`");
+            return Err(about(key, problem).with_hint(format!(
+                "Remove it, or set `agent.platform` to `{owner}` in an agent built with the feature `platform-{owner}`."
+            )));
         }
         if self.storage.binary_path.is_none() && self.storage.docker_image.is_none() {
             let of_program = [
