@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::bench::Bench;
 use crate::report::Row;
-use crate::{cli, control_plane, docker, logs, process, scale, storage};
+use crate::{cli, control_plane, docker, kubernetes, logs, process, scale, storage};
 
 /// Things that are measured together.
 #[derive(Debug)]
@@ -27,4 +27,5 @@ pub(crate) const GROUPS: &[Group] = &[
     control_plane::GROUP,
     storage::GROUP,
     docker::GROUP,
+    kubernetes::GROUP,
 ];

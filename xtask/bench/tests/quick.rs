@@ -164,3 +164,31 @@ fn nodes_and_bare_containers_start_and_stop_on_an_engine() {
     let left = engine.get(&format!("/containers/json?all=true&filters={filter}"));
     assert_eq!(left.expect("the engine is asked"), serde_json::json!([]));
 }
+
+#[test]
+fn nodes_and_bare_pods_start_and_stop_on_a_cluster() {
+    let cluster = match grid_testbed::kubernetes::find() {
+        Ok(cluster) => cluster,
+        Err(why) => {
+            eprintln!("not run: the kubernetes group: needs a cluster: {why}");
+            return;
+        }
+    };
+    let programs = [
+        &format!(
+            "--program=kubernetes-cluster={}",
+            cluster.kubeconfig().display()
+        ),
+        // Found on `PATH`: a cluster is looked at by it.
+        "--program=kubectl=kubectl",
+    ];
+    let rows = measured("kubernetes", &programs);
+    all_run(&rows);
+    let figure = |name: &str| row(&rows, name)["median"].as_f64().expect("a figure");
+    let bare = "bare: service, claim and pod made, and watched until it runs";
+    assert_eq!(figure(&format!("{bare}: calls of the API")), 3.0);
+    assert!(figure("spawn_node: calls of the API") >= 3.0);
+    assert_eq!(figure("list_nodes of 3: calls of the API"), 0.0);
+    let wrong = "lists around an event that are neither as before nor as behind it";
+    assert_eq!(figure(wrong), 0.0);
+}

@@ -4,16 +4,16 @@ use std::os::unix::net::UnixStream;
 
 use super::container::Made;
 use super::peer::Peer;
-use super::proxy::Proxy;
 use crate::Result;
 use crate::http::Connection;
+use crate::proxy::Proxy;
 
 /// A connection to the engine.
 pub(super) struct Bare(std::cell::RefCell<Connection<UnixStream>>);
 
 impl Bare {
     pub(super) fn connect(proxy: &Proxy) -> Result<Self> {
-        let stream = UnixStream::connect(proxy.socket())?;
+        let stream = UnixStream::connect(proxy.socket()?)?;
         Ok(Self(Connection::new(stream).json().into()))
     }
 

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use super::container::Made;
 use super::peer::Peer;
-use super::proxy::Proxy;
 use crate::Result;
+use crate::proxy::Proxy;
 
 /// By which `cargo xtask` knows it.
 pub(super) const NAME: &str = "docker";

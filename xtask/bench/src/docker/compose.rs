@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::command::{output, text};
 use super::container::Made;
 use super::peer::Peer;
-use super::proxy::Proxy;
 use crate::Result;
+use crate::proxy::Proxy;
 
 /// By which `cargo xtask` knows it.
 pub(super) const NAME: &str = "docker-compose";

@@ -8,11 +8,11 @@ use super::compose::{self, Compose};
 use super::container::{Made, Template};
 use super::peer::Peer;
 use super::place::Place;
-use super::proxy::Proxy;
 use crate::Result;
 use crate::bench::Bench;
 use crate::cleared::CONCURRENT;
 use crate::program::now;
+use crate::proxy::Proxy;
 use crate::report::{Row, Unit};
 use crate::stats::{Subject, timed};
 

@@ -4,17 +4,16 @@ mod bare;
 mod command;
 mod compose;
 mod container;
-mod framing;
 mod log;
 mod many;
 mod one;
 mod peer;
 mod place;
-mod proxy;
 
 use crate::Result;
 use crate::bench::Bench;
 use crate::groups::Group;
+use crate::proxy::Manner;
 use crate::report::Row;
 
 /// By which `cargo xtask` knows the engine; its place is told as in `DOCKER_HOST`.
@@ -22,6 +21,13 @@ const ENGINE: &str = "docker-engine";
 
 /// From where on ports are looked for that peers publish, up to those that the kernel gives away. Adapters allocate from below.
 const PEER_PORTS: std::ops::Range<u16> = 30_000..32_768;
+
+/// What clients ask of an engine: the body by which a container is made is kept, for peers to make the same.
+const MANNER: Manner = Manner {
+    is_endless: |path| path.contains("/events"),
+    keeps: |method, path| method == "POST" && path.contains("/containers/create"),
+    keeps_lines: false,
+};
 
 /// Nodes as containers.
 pub(crate) const GROUP: Group = Group {

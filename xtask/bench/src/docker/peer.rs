@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use super::bare::Bare;
 use super::container::{Made, Shape, Template};
-use super::proxy::Proxy;
 use crate::Result;
 use crate::program::now;
+use crate::proxy::Proxy;
 use crate::report::{Row, Unit};
 use crate::stats::Subject;
 

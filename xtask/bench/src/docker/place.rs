@@ -15,12 +15,12 @@ use tokio::runtime::Runtime;
 use super::bare::Bare;
 use super::container::{Made, Shape, Template};
 use super::peer::{await_ready, has_ended, is_running, look};
-use super::proxy::Proxy;
-use super::{ENGINE, PEER_PORTS};
+use super::{ENGINE, MANNER, PEER_PORTS};
 use crate::Result;
 use crate::bench::Bench;
 use crate::cleared::CONCURRENT;
 use crate::program::PROGRAM;
+use crate::proxy::Proxy;
 
 /// An adapter over an engine, with a way for each client.
 pub(super) struct Place {
@@ -52,7 +52,7 @@ impl Place {
         grid_testbed::sweep_dead(&engine)?;
         // Not by `TMPDIR` alone: a socket's path may not be long.
         let dir = tempfile::tempdir()?;
-        let proxy = Proxy::start(dir.path(), "node", &socket)?;
+        let proxy = Proxy::unix(dir.path(), "node", &socket, MANNER)?;
         let image = format!("localhost/sutra-grid-bench:{}", std::process::id());
         let layer = Tar::default().file("program", 0o755, PROGRAM);
         Image::new(layer)
@@ -93,7 +93,7 @@ impl Place {
 
     /// Another client's way to the engine.
     pub(super) fn way(&self, name: &str) -> Result<Proxy> {
-        Proxy::start(self.dir.path(), name, &self.socket)
+        Proxy::unix(self.dir.path(), name, &self.socket, MANNER)
     }
 
     /// So many ports in a row that nobody has, for peers: the first one.

@@ -7,16 +7,19 @@ use crate::Result;
 /// The most that a head may have.
 const MOST: usize = 1 << 20;
 
+/// The bytes of the line's end that stands behind a chunk.
+const LINE_END: u64 = 2;
+
 /// A message up to its body.
 #[derive(Debug)]
-pub(super) struct Head {
+pub(crate) struct Head {
     bytes: Vec<u8>,
     text: String,
 }
 
 /// How much of a body is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     /// So many bytes.
     Bytes(u64),
     Chunks(Chunks),
@@ -26,7 +29,7 @@ pub(super) enum Framing {
 
 /// Where one is in a body of chunks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chunks {
+pub(crate) enum Chunks {
     /// In the line that tells a chunk's length, of which this was read.
     Length(u64),
     /// In what is behind the length in its line.
@@ -40,7 +43,7 @@ pub(super) enum Chunks {
 
 impl Head {
     /// Reads one.
-    pub(super) fn read(from: &mut impl BufRead) -> Result<Self> {
+    pub(crate) fn read(from: &mut impl BufRead) -> Result<Self> {
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n") {
             if from.read_until(b'\n', &mut bytes)? == 0 || bytes.len() > MOST {
@@ -51,12 +54,12 @@ impl Head {
         Ok(Self { bytes, text })
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
     /// The method and the path of a request.
-    pub(super) fn asks_for(&self) -> Result<(String, String)> {
+    pub(crate) fn asks_for(&self) -> Result<(String, String)> {
         let mut words = self.text.split(' ').map(str::to_owned);
         Ok(words.next().zip(words.next()).ok_or("no request line")?)
     }
@@ -67,7 +70,7 @@ impl Head {
     }
 
     /// Whether the answer is yet to come behind it.
-    pub(super) fn is_interim(&self) -> Result<bool> {
+    pub(crate) fn is_interim(&self) -> Result<bool> {
         Ok((100..200).contains(&self.status()?))
     }
 
@@ -88,12 +91,12 @@ impl Head {
     }
 
     /// The body behind the head of a request.
-    pub(super) fn of_request(&self) -> Result<Framing> {
+    pub(crate) fn of_request(&self) -> Result<Framing> {
         self.framing(Framing::Bytes(0))
     }
 
     /// The body behind the head of an answer to a request of this method.
-    pub(super) fn of_answer(&self, method: &str) -> Result<Framing> {
+    pub(crate) fn of_answer(&self, method: &str) -> Result<Framing> {
         match self.status()? {
             _ if method == "HEAD" => Ok(Framing::Bytes(0)),
             204 | 304 => Ok(Framing::Bytes(0)),
@@ -104,29 +107,31 @@ impl Head {
 
 impl Framing {
     /// Whether nothing is to come.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Bytes(0) | Self::Chunks(Chunks::Over))
     }
 
     /// The connection ended.
-    pub(super) fn end(&self) -> Result<()> {
+    pub(crate) fn end(&self) -> Result<()> {
         match self {
             Self::UntilEnd => Ok(()),
             _ => Err("a message is broken off in its body".into()),
         }
     }
 
-    /// How many of the bytes are of this body.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize> {
-        match self {
-            Self::UntilEnd => Ok(bytes.len()),
+    /// How many of the bytes are of this body. `content` gets those that are no framing.
+    pub(crate) fn take(&mut self, bytes: &[u8], content: &mut dyn FnMut(&[u8])) -> Result<usize> {
+        let taken = match self {
+            Self::UntilEnd => bytes.len(),
             Self::Bytes(missing) => {
                 let taken = least(*missing, bytes.len());
                 *missing -= taken as u64;
-                Ok(taken)
+                taken
             }
-            Self::Chunks(chunks) => chunks.take(bytes),
-        }
+            Self::Chunks(chunks) => return chunks.take(bytes, content),
+        };
+        content(bytes.get(..taken).unwrap_or_default());
+        Ok(taken)
     }
 }
 
@@ -135,21 +140,23 @@ fn least(missing: u64, there: usize) -> usize {
 }
 
 impl Chunks {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize> {
+    fn take(&mut self, bytes: &[u8], content: &mut dyn FnMut(&[u8])) -> Result<usize> {
         let mut taken = 0;
         while let Some(rest) = bytes.get(taken..).filter(|it| !it.is_empty()) {
             if *self == Self::Over {
                 break;
             }
-            taken += self.step(rest)?;
+            taken += self.step(rest, content)?;
         }
         Ok(taken)
     }
 
     /// Goes on by some bytes of those there are, which are not none.
-    fn step(&mut self, rest: &[u8]) -> Result<usize> {
+    fn step(&mut self, rest: &[u8], content: &mut dyn FnMut(&[u8])) -> Result<usize> {
         if let Self::Data(missing) = self {
             let some = least(*missing, rest.len());
+            let of_chunk = least(missing.saturating_sub(LINE_END), some);
+            content(rest.get(..of_chunk).unwrap_or_default());
             *missing -= some as u64;
             if *missing == 0 {
                 *self = Self::Length(0);
@@ -159,8 +166,9 @@ impl Chunks {
         let byte = rest.first().copied().unwrap_or_default();
         *self = match (*self, byte) {
             (Self::Length(0) | Self::Extension(0), b'\n') => Self::Trailer(0),
-            // Behind a chunk stands a line's end.
-            (Self::Length(length) | Self::Extension(length), b'\n') => Self::Data(length + 2),
+            (Self::Length(length) | Self::Extension(length), b'\n') => {
+                Self::Data(length + LINE_END)
+            }
             (Self::Length(length), _) => match char::from(byte).to_digit(16) {
                 Some(digit) => Self::Length(
                     length
@@ -185,43 +193,49 @@ mod tests {
     use super::*;
 
     /// The body's bytes, fed in pieces of this size.
-    fn body(mut framing: Framing, bytes: &[u8], piece: usize) -> (usize, bool) {
+    fn body(mut framing: Framing, bytes: &[u8], piece: usize) -> (usize, bool, String) {
         let mut whole = 0;
+        let mut content = Vec::new();
         for piece in bytes.chunks(piece) {
-            let taken = framing.take(piece).unwrap();
+            let taken = framing
+                .take(piece, &mut |it| content.extend_from_slice(it))
+                .unwrap();
             whole += taken;
             if taken < piece.len() {
                 break;
             }
         }
-        (whole, framing.is_over())
+        let content = String::from_utf8(content).unwrap();
+        (whole, framing.is_over(), content)
     }
 
     #[test]
     fn a_body_ends_where_it_says_however_it_comes() {
-        let check = |framing, text: &str, rest: &str, over| {
+        let check = |framing, text: &str, rest: &str, over, content: &str| {
             let bytes = format!("{text}{rest}");
             for piece in 1..=bytes.len() {
                 let found = body(framing, bytes.as_bytes(), piece);
-                assert_eq!(found, (text.len(), over), "{text} in pieces of {piece}");
+                let expect = (text.len(), over, content.to_owned());
+                assert_eq!(found, expect, "{text} in pieces of {piece}");
             }
         };
         let chunks = Framing::Chunks(Chunks::Length(0));
-        check(Framing::Bytes(3), "abc", "HTTP", true);
-        check(Framing::Bytes(3), "ab", "", false);
-        check(Framing::UntilEnd, "abc", "", false);
-        check(chunks, "0\r\n\r\n", "HTTP/1.1", true);
+        check(Framing::Bytes(3), "abc", "HTTP", true, "abc");
+        check(Framing::Bytes(3), "ab", "", false, "ab");
+        check(Framing::UntilEnd, "abc", "", false, "abc");
+        check(chunks, "0\r\n\r\n", "HTTP/1.1", true, "");
         check(
             chunks,
             "3\r\nabc\r\n1A;x=1\r\nabcdefghijklmnopqrstuvwxyz\r\n0\r\n\r\n",
             "0\r\n",
             true,
+            "abcabcdefghijklmnopqrstuvwxyz",
         );
-        check(chunks, "1\r\n\n\r\n0\r\nx: y\r\n\r\n", "\r\n", true);
-        check(chunks, "3\r\nabc\r\n0\r\n", "", false);
+        check(chunks, "1\r\n\n\r\n0\r\nx: y\r\n\r\n", "\r\n", true, "\n");
+        check(chunks, "3\r\nabc\r\n0\r\n", "", false, "abc");
         assert!(
             Framing::Chunks(Chunks::Length(u64::MAX))
-                .take(b"f")
+                .take(b"f", &mut |_| ())
                 .is_err()
         );
     }
