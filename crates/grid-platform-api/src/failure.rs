@@ -152,7 +152,7 @@ impl FailureReason {
                 "Its host ran short of something: limit what nodes use (`memory_limit_mb`), or add hosts; `grid start ID` starts it again."
             }
             Self::HostLost => {
-                "Bring the host back (`kubectl get nodes`); where it never comes back, `grid stop ID --force` gives the node up, and two copies may live then."
+                "Bring the host back (`kubectl get nodes`); where it never comes back, delete the node's pod by force (`kubectl delete pod --grace-period=0 --force`), and two copies may live then."
             }
             Self::PlatformRefused => {
                 "`grid doctor` looks at what the platform needs on its host; `grid start ID` tries again."

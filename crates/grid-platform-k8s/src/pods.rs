@@ -190,8 +190,8 @@ fn unconfirmed(inner: &Inner, pod: &PodView) -> grid_platform_api::Error {
         format!("the end of the node `{id}` is not confirmed: {why}"),
     )
     .with_hint(format!(
-        "`kubectl -n {} describe pod {}` says more; `grid stop {id} --force` gives it up, and two copies may live then.",
-        inner.access.namespace,
-        id.native_name()
+        "`kubectl -n {namespace} describe pod {name}` says more. If its host is surely dead, `kubectl -n {namespace} delete pod {name} --grace-period=0 --force` gives it up; if it is not, two copies may live then.",
+        namespace = inner.access.namespace,
+        name = id.native_name()
     ))
 }
