@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -79,7 +79,17 @@ impl View {
             _proxy: proxy,
         };
         let hurried = view.api.clone().patient_for(LOOK);
-        let answer = hurried.send("GET", "/readyz/ping", "application/json", b"");
+        let until = Instant::now() + LOOK;
+        let answer = loop {
+            let answer = hurried.send("GET", "/readyz/ping", "application/json", b"");
+            // The proxy's socket is there a moment before anybody listens at it.
+            match &answer {
+                Err(why) if why.contains("os error 111") && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                _ => break answer,
+            }
+        };
         answer.and_then(|it| it.ok()).map_err(|why| {
             let file = kubeconfig.display();
             format!("the cluster of `{file}` does not answer: {why}")
