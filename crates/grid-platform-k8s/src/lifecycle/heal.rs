@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use grid_platform_api::{NodeId, NodeUid, Result, StopPolicy};
+use grid_platform_api::{NodeId, NodeUid, Result, StopPolicy, fault};
+use grid_platform_host::error::Context;
 use k8s_openapi::api::core::v1::{Secret, Service};
 
 use super::{remove, stop};
@@ -40,6 +41,7 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
             objects::delete::<Service>(inner, &id, uid.as_ref()).await?;
         }
     }
+    fault::point("k8s-heal-after-services").cannot("take away what belongs to no node")?;
     for (id, uid) in objects::all::<Secret>(inner).await? {
         if uid.is_none() || nodes.get(&id) != uid.as_ref() {
             objects::delete::<Secret>(inner, &id, uid.as_ref()).await?;

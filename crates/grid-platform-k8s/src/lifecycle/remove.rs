@@ -69,6 +69,7 @@ pub(super) async fn finish(inner: &Arc<Inner>, record: &Record, data: DataPolicy
     pods::end(inner, id, record.config.stop.grace, false).await?;
     fault::point("k8s-remove-after-end").cannot("remove the node")?;
     objects::delete::<Service>(inner, id, None).await?;
+    fault::point("k8s-remove-after-service").cannot("remove the node")?;
     objects::delete::<Secret>(inner, id, None).await?;
     fault::point("k8s-remove-before-claim").cannot("remove the node")?;
     match data {
@@ -92,6 +93,7 @@ pub(super) async fn take_back(
 ) -> Result<()> {
     objects::delete::<Service>(inner, id, Some(&record.uid)).await?;
     objects::delete::<Secret>(inner, id, Some(&record.uid)).await?;
+    fault::point("k8s-take-back-before-claim").cannot("take the node back")?;
     let known = inner.registry.get(id).claim;
     match known.filter(|it| is_of(it.record.as_ref(), record)) {
         Some(claim) => match data {

@@ -418,7 +418,10 @@ async fn again(
     claims::change(inner, claim, change).await?;
     fault::point("k8s-start-after-note").cannot("make the pod")?;
     match pods::create(inner, &record).await? {
-        Ok(pod) => Ok(New { record, pod }),
+        Ok(pod) => {
+            fault::point("k8s-start-after-pod").cannot("wait for the pod")?;
+            Ok(New { record, pod })
+        }
         Err(fault) => Err(refused(inner, &record, fault).await),
     }
 }
