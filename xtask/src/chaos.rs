@@ -7,7 +7,7 @@ use std::process::Command;
 use grid_testbed::Kind;
 
 use crate::fail::{Fail, Result};
-use crate::{engines, image, sh};
+use crate::{engines, image, kubernetes, sh};
 
 /// The package of the harness: a program of its own, so that tests and checks need not compile it.
 const PACKAGE: &str = "grid-chaos";
@@ -47,11 +47,13 @@ pub(crate) fn is_here() -> bool {
     sh::root().join("xtask/chaos/Cargo.toml").exists()
 }
 
-/// Whether a platform can be broken here; the reason why not. An engine that is named is not to be broken.
+/// Whether a platform can be broken here; the reason why not. An engine or a cluster that is named is not to be broken.
 pub(crate) fn can_run(platform: &str) -> std::result::Result<(), String> {
     match platform {
         "docker" => engines::get(Kind::Docker)
             .map_err(|why| format!("it needs an engine of its own: {why}")),
+        "kubernetes" => kubernetes::up_own()
+            .map_err(|why| format!("it needs this host's own cluster: {why}")),
         _ => Ok(()),
     }
 }
@@ -70,7 +72,7 @@ pub(crate) fn run_in_tests(platform: &str) -> Result<()> {
 fn build(platform: &str, release: bool) -> Result<Command> {
     can_run(platform).map_err(|why| Fail::new(format!("cannot break `{platform}`: {why}")))?;
     let static_program = match platform {
-        "docker" => Some(image::storage_server(!release)?),
+        "docker" | "kubernetes" => Some(image::storage_server(!release)?),
         _ => None,
     };
     let profile = if release { "release" } else { "dev" };
@@ -80,7 +82,8 @@ fn build(platform: &str, release: bool) -> Result<Command> {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    let features = "grid-cli/fault-points,grid-agent/platform-docker";
+    let features =
+        "grid-cli/fault-points,grid-agent/platform-docker,grid-agent/platform-kubernetes";
     sh::run(cargo.args(["--bins", "--features", features]))?;
     let built = sh::target_dir()?.join(if release { "release" } else { "debug" });
     let place = set_aside(&built)?;

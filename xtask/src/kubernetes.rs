@@ -17,6 +17,12 @@ pub(crate) fn look() -> std::result::Result<String, String> {
     ))
 }
 
+/// Raises the host's own cluster; the reason why not, as where another one is named, which is not to be broken.
+pub(crate) fn up_own() -> std::result::Result<(), String> {
+    up()?;
+    grid_testbed::kubernetes::find()?.own().map(drop)
+}
+
 /// Raises the host's cluster, unless there is one to be used; the reason why not.
 pub(crate) fn up() -> std::result::Result<(), String> {
     if is_named() || look().is_ok() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::iter;
+use std::path::Path;
 use std::sync::Arc;
 
 use grid_client::{Client, Desired, Node, NodeFilter, State};
@@ -11,18 +12,17 @@ use grid_platform_testing::parse_boot;
 
 use crate::Result;
 use crate::fleet::{Kind, Slot, VERSION, Want};
-use crate::platform::{Census, Ground, Living, Place, Records};
+use crate::platform::{Census, Ground, Living, Records};
 
 /// What is looked at.
 pub(crate) struct Judge<'a> {
-    pub(crate) place: &'a Place,
     pub(crate) ground: &'a dyn Ground,
     pub(crate) slots: &'a [Arc<Slot>],
     /// Ids that others have, at which nodes are wished all the same.
     pub(crate) taken: &'a [NodeId],
 }
 
-/// A node that is to run and is shown with an error.
+/// A node that is shown with an error: any, where it is to run, and otherwise one that its agent does not try again after.
 pub(crate) struct Failed {
     pub(crate) slot: Arc<Slot>,
     pub(crate) why: String,
@@ -75,9 +75,11 @@ impl Judge<'_> {
             };
             let living = census.nodes.get(slot.id.as_str()).unwrap_or(&nobody);
             let node = told.iter().find(|it| it.id == slot.id);
-            if let (Want::Running { .. }, Some(node)) = (want, node)
-                && (node.error.is_some() || is_given_up(node))
-            {
+            let is_failed = |node: &Node| match want {
+                Want::Running { .. } => node.error.is_some() || is_given_up(node),
+                Want::Stopped { .. } | Want::Absent { .. } => is_refused(node),
+            };
+            if let Some(node) = node.filter(|it| is_failed(it)) {
                 let why = why(node);
                 verdict.failed.push(Failed {
                     slot: Arc::clone(slot),
@@ -118,6 +120,7 @@ impl Judge<'_> {
     ) -> Vec<String> {
         let mut wrong = Vec::new();
         let uid = records.nodes.get(slot.id.as_str());
+        let data = records.data.get(slot.id.as_str());
         let mut demand = |right: bool, words: &dyn Fn() -> String| {
             if !right {
                 wrong.push(words());
@@ -171,7 +174,8 @@ impl Judge<'_> {
                     demand(runs == Some(&version.to_string()), &|| {
                         format!("it runs with the settings {runs:?}")
                     });
-                    demand(node.is_some_and(|it| it.pid == Some(program.pid)), &|| {
+                    let shown = self.ground.manner().shows_pids.then_some(program.pid);
+                    demand(node.is_some_and(|it| it.pid == shown), &|| {
                         format!(
                             "the master shows the pid {:?}, and it is {}",
                             node.and_then(|it| it.pid),
@@ -179,7 +183,7 @@ impl Judge<'_> {
                         )
                     });
                     if slot.kind == Kind::Probe {
-                        let boot = self.last_boot(slot);
+                        let boot = data.and_then(|it| last_boot(it));
                         demand(boot == Some((program.inner, program.start)), &|| {
                             format!(
                                 "its last record of a boot is {boot:?}, and {} runs, started at {}",
@@ -225,14 +229,10 @@ impl Judge<'_> {
                 demand(node.is_none(), &|| format!("the master shows {}", shown()));
                 demand(uid.is_none(), &|| "it has a record".to_owned());
                 if !kept {
-                    demand(!slot.data.exists(), &|| {
-                        "its data was not deleted".to_owned()
-                    });
+                    demand(data.is_none(), &|| "its data was not deleted".to_owned());
                 } else if let Some(ledger) = &slot.ledger {
                     let holds = ledger.lock().await.holds_something();
-                    demand(!holds || slot.data.exists(), &|| {
-                        "its data is gone".to_owned()
-                    });
+                    demand(!holds || data.is_some(), &|| "its data is gone".to_owned());
                 }
             }
         }
@@ -245,12 +245,6 @@ impl Judge<'_> {
             });
         }
         wrong
-    }
-
-    fn last_boot(&self, slot: &Slot) -> Option<(u32, u64)> {
-        let text = fs::read_to_string(slot.data.join("grid-probe.boots")).ok()?;
-        let (_, boot) = parse_boot(text.lines().last()?)?;
-        Some((boot.pid, boot.start_time))
     }
 
     fn strangers(&self, census: &Census, records: &Records, known: &BTreeSet<u32>) -> Vec<String> {
@@ -268,11 +262,7 @@ impl Judge<'_> {
         for id in records.nodes.keys().filter(|it| !ids.contains(it.as_str())) {
             wrong.push(format!("an unknown node has a record: `{id}`"));
         }
-        let data = fs::read_dir(self.place.data())
-            .into_iter()
-            .flatten()
-            .flatten();
-        let names = data.map(|it| it.file_name().to_string_lossy().into_owned());
+        let names = records.data.keys();
         wrong.extend(
             names
                 .filter(|it| !ids.contains(it.as_str()))
@@ -289,6 +279,13 @@ impl Judge<'_> {
         }));
         wrong
     }
+}
+
+/// The last program that wrote down its boot in a node's data: its own number, and when it started.
+fn last_boot(data: &Path) -> Option<(u32, u64)> {
+    let text = fs::read_to_string(data.join("grid-probe.boots")).ok()?;
+    let (_, boot) = parse_boot(text.lines().last()?)?;
+    Some((boot.pid, boot.start_time))
 }
 
 /// Nodes of which more than one program runs at this moment.
@@ -323,7 +320,13 @@ fn is_given_up(node: &Node) -> bool {
     }
 }
 
-fn why(node: &Node) -> String {
+/// Whether what is wished cannot be done, as far as its agent knows, until it is wished anew.
+pub(crate) fn is_refused(node: &Node) -> bool {
+    node.error.as_ref().is_some_and(|it| !it.retryable)
+}
+
+/// What is wrong with it, without names.
+pub(crate) fn why(node: &Node) -> String {
     match (&node.error, &node.failure) {
         (Some(error), _) => {
             let all = iter::once(&error.message).chain(&error.causes);

@@ -1,7 +1,6 @@
 //! Nodes and what is wished for them: one task a node asks for one thing after the other, and remembers what is true.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,14 +13,13 @@ use grid_platform_api::{DataPolicy, NodeId, ReadyMode, RestartMode, StopPolicy};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep};
 
+use crate::census::{is_refused, why};
 use crate::objects::Ledger;
 use crate::platform::Ground;
 use crate::report::{Counts, count};
 
 /// The variable by which a program shows which settings it was started with.
 pub(crate) const VERSION: &str = "CHAOS_VERSION";
-/// How long the master may go without an answer that settles something.
-const PATIENCE: Duration = Duration::from_secs(90);
 /// How long a stop may take to be shown as done before nobody waits for that moment any more: the rest comes later.
 const SHOWN_SOON: Duration = Duration::from_secs(5);
 /// How long a probe takes to end, in milliseconds: who does not wait for that is ahead of it.
@@ -127,8 +125,6 @@ pub(crate) struct Slot {
     /// Of storage nodes: always the same, so that what is written to it goes to no other.
     pub(crate) port: Option<u16>,
     number: usize,
-    /// Where its data is while it has any.
-    pub(crate) data: PathBuf,
     ground: Arc<dyn Ground>,
     pub(crate) model: Mutex<Model>,
     pub(crate) ledger: Option<Mutex<Ledger>>,
@@ -140,8 +136,6 @@ pub(crate) struct Make {
     pub(crate) number: usize,
     pub(crate) port: Option<u16>,
     pub(crate) seed: u64,
-    /// Where nodes have their data.
-    pub(crate) data: PathBuf,
     pub(crate) ground: Arc<dyn Ground>,
 }
 
@@ -164,10 +158,7 @@ impl Slot {
         };
         let id = NodeId::new(format!("{name}-{}", make.number))?;
         Ok(Self {
-            data: make.data.join(id.as_str()),
-            ground: make.ground,
             number: make.number,
-            id,
             kind: make.kind,
             port: make.port,
             model: Mutex::new(Model {
@@ -181,9 +172,12 @@ impl Slot {
                 looked_at_once: Counts::new(),
                 wrong: Vec::new(),
             }),
-            ledger: make
-                .port
-                .map(|port| Mutex::new(Ledger::new(port, make.seed ^ 1))),
+            ledger: make.port.map(|port| {
+                let ground = Arc::clone(&make.ground);
+                Mutex::new(Ledger::new(ground, id.clone(), port, make.seed ^ 1))
+            }),
+            ground: make.ground,
+            id,
         })
     }
 
@@ -291,7 +285,8 @@ impl Slot {
             _ => None,
         };
         let after = operation.after(before, version);
-        let until = Instant::now() + PATIENCE;
+        let patience = self.ground.manner().patience;
+        let until = Instant::now() + patience;
         loop {
             match self.ask(client, operation, version, &key).await {
                 Answer::Done => {
@@ -315,7 +310,7 @@ impl Slot {
             }
             if Instant::now() >= until {
                 let words = format!(
-                    "{} of `{}` was not settled within {PATIENCE:?}",
+                    "{} of `{}` was not settled within {patience:?}",
                     operation.name(),
                     self.id
                 );
@@ -329,7 +324,7 @@ impl Slot {
             if self.is_gone(client, until).await {
                 self.look_at_once(&mut model, "purge");
             } else {
-                let words = format!("`{}` was not removed within {PATIENCE:?}", self.id);
+                let words = format!("`{}` was not removed within {patience:?}", self.id);
                 model.wrong.push(words);
             }
             if let Some(ledger) = &mut ledger {
@@ -357,7 +352,7 @@ impl Slot {
                 self.id
             ));
         }
-        if what == "purge" && self.data.exists() {
+        if what == "purge" && self.ground.has_data(&self.id).unwrap_or(false) {
             let words = format!("`{}` has data when its purge is shown as done", self.id);
             model.wrong.push(words);
         }
@@ -383,6 +378,11 @@ impl Slot {
         loop {
             match client.node(&self.id).await {
                 Err(error) if error.class() == Class::NotFound => return true,
+                Ok(node) if is_refused(&node) && self.is_mended(&why(&node)).await => {
+                    // As a person would. An answer that is lost comes to the same.
+                    let _ = client.remove(&self.id, DataPolicy::Purge).await;
+                    sleep(Duration::from_millis(500)).await;
+                }
                 _ if Instant::now() >= until => return false,
                 _ => sleep(Duration::from_millis(30)).await,
             }
@@ -394,7 +394,8 @@ impl Slot {
         if model.wants.len() < 2 {
             return;
         }
-        let until = Instant::now() + PATIENCE;
+        let patience = self.ground.manner().patience;
+        let until = Instant::now() + patience;
         loop {
             let told = match client.node(&self.id).await {
                 Ok(node) => Some(Some(node)),
@@ -420,7 +421,7 @@ impl Slot {
             }
             if Instant::now() >= until {
                 model.wrong.push(format!(
-                    "the master did not tell of `{}` within {PATIENCE:?}",
+                    "the master did not tell of `{}` within {patience:?}",
                     self.id
                 ));
                 return;
@@ -429,9 +430,27 @@ impl Slot {
         }
     }
 
-    /// Wishes it running once more, as a person would for a node that is shown as failed.
-    pub(crate) async fn start_anew(&self, client: &Client) -> Result<(), ClientError> {
-        client.start(&self.id).await.map(drop)
+    /// Whether the reason was the platform's, and is none any more.
+    async fn is_mended(&self, why: &str) -> bool {
+        // What cannot be looked at now is asked again.
+        let mended = self.ground.mend(&self.id, self.port, why).await;
+        mended.unwrap_or(false)
+    }
+
+    /// Wishes once more what is wished already, as a person would for a node that is shown as failed.
+    pub(crate) async fn wish_anew(&self, client: &Client) -> Result<(), ClientError> {
+        let wants = self.model.lock().await.wants.clone();
+        match wants[..] {
+            [Want::Stopped { .. }] => client.stop(&self.id).await.map(drop),
+            [Want::Absent { kept }] => {
+                let data = match kept {
+                    true => DataPolicy::Keep,
+                    false => DataPolicy::Purge,
+                };
+                client.remove(&self.id, data).await.map(drop)
+            }
+            _ => client.start(&self.id).await.map(drop),
+        }
     }
 
     /// Wishes it gone with its data, until that is acknowledged. One that is gone already has left what it was to leave.
@@ -440,7 +459,7 @@ impl Slot {
         if matches!(model.wants[..], [Want::Absent { .. }]) {
             return Ok(());
         }
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + self.ground.manner().patience;
         loop {
             match client.remove(&self.id, DataPolicy::Purge).await {
                 Ok(_) => break,
@@ -463,7 +482,8 @@ impl Slot {
             if gate.wait_for(|open| *open).await.is_err() {
                 return;
             }
-            let pause = self.model.lock().await.rng.u64(150..1200);
+            let pause = self.ground.manner().pause_ms;
+            let pause = self.model.lock().await.rng.u64(pause);
             let closed = async { drop(gate.wait_for(|open| !*open).await) };
             let due = tokio::time::timeout(Duration::from_millis(pause), closed)
                 .await

@@ -40,6 +40,9 @@ const FULL: u64 = 5_000;
 /// As [`FEW`] and [`FULL`], where each takes a container engine a while.
 const FEW_OF_AN_ENGINE: u64 = 20;
 const FULL_OF_AN_ENGINE: u64 = 300;
+/// As those, where each takes a cluster a while.
+const FEW_OF_A_CLUSTER: u64 = 15;
+const FULL_OF_A_CLUSTER: u64 = 150;
 
 /// Breaks a grid at seeded random instants, and takes a census of what is left.
 #[derive(Debug, Clone, Parser)]
@@ -48,18 +51,21 @@ pub(crate) struct Args {
     /// The platform that nodes run on.
     #[arg(long, value_name = "NAME", default_value = "process", value_parser = clap::builder::PossibleValuesParser::new(platform::NAMES))]
     platform: String,
-    /// How many nodes there are at most; half of them storage servers, half of them probes [default: 20, or 8 of an engine].
+    /// How many nodes there are at most; half of them storage servers, half of them probes [default: 20, or 8 of an engine or a cluster].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=80))]
     nodes: Option<u16>,
-    /// How many faults are delivered [default: 30, or 20 of an engine].
+    /// How many faults are delivered [default: 30, or 20 of an engine, 15 of a cluster].
     #[arg(long, conflicts_with = "full")]
     faults: Option<u64>,
     /// What the plan of faults is drawn from; left out, another one each time.
     #[arg(long)]
     seed: Option<u64>,
-    /// As a release is tried: 5000 faults, or 300 of an engine, and every fault point must have been met.
+    /// As a release is tried: 5000 faults, or 300 of an engine, 150 of a cluster, and every fault point must have been met.
     #[arg(long)]
     full: bool,
+    /// Leave the cluster's own parts alone, as others use it too.
+    #[arg(long)]
+    spare_cluster: bool,
     /// How the figures are told: a table or JSON.
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -98,15 +104,17 @@ enum Stage {
 
 impl Args {
     fn faults(&self) -> u64 {
-        let (few, full) = match platform::has_own_network(&self.platform) {
-            true => (FEW_OF_AN_ENGINE, FULL_OF_AN_ENGINE),
-            false => (FEW, FULL),
+        let (few, full) = match self.platform.as_str() {
+            it if platform::has_own_network(it) => (FEW_OF_AN_ENGINE, FULL_OF_AN_ENGINE),
+            it if platform::is_on_a_cluster(it) => (FEW_OF_A_CLUSTER, FULL_OF_A_CLUSTER),
+            _ => (FEW, FULL),
         };
         self.faults.unwrap_or(if self.full { full } else { few })
     }
 
     fn nodes(&self) -> u16 {
-        let few = platform::has_own_network(&self.platform);
+        let few =
+            platform::has_own_network(&self.platform) || platform::is_on_a_cluster(&self.platform);
         self.nodes.unwrap_or(if few { 8 } else { 20 })
     }
 
@@ -124,8 +132,13 @@ impl Args {
             true => "--full".to_owned(),
             false => format!("--faults {}", self.faults()),
         };
+        let spare = if self.spare_cluster {
+            " --spare-cluster"
+        } else {
+            ""
+        };
         format!(
-            "cargo xtask chaos --platform {} --nodes {} {many} --seed {}",
+            "cargo xtask chaos --platform {} --nodes {} {many} --seed {}{spare}",
             self.platform,
             self.nodes(),
             self.seed()
@@ -152,6 +165,9 @@ impl Args {
         match self.full {
             true => args.push("--full".to_owned()),
             false => args.push(format!("--faults={}", self.faults())),
+        }
+        if self.spare_cluster {
+            args.push("--spare-cluster".to_owned());
         }
         if let Some(program) = &self.static_program {
             args.push(format!("--static-program={}", program.display()));
@@ -190,11 +206,14 @@ fn begin(mut args: Args) -> Result<ExitCode> {
     let dir = tempfile::Builder::new().prefix("grid-chaos-").tempdir()?;
     let shown = dir.path().display().to_string();
     let network = platform::has_own_network(&args.platform);
-    if network && !root {
-        return Err("only root can have a container engine of the run's own".into());
+    let cluster = platform::is_on_a_cluster(&args.platform);
+    if (network || cluster) && !root {
+        return Err("only root can have a container engine or a cluster to break".into());
     }
-    let next = args.next("bury", &shown, free_ports()?, root);
-    let ended = place::enter(root, network, &next)?;
+    // What is on a cluster is among the host's processes.
+    let own = root && !cluster;
+    let next = args.next("bury", &shown, free_ports()?, own);
+    let ended = place::enter(own, network, &next)?;
     if network {
         place::sweep_cgroups(dir.path());
     }

@@ -1,12 +1,15 @@
 //! Objects in storage nodes: written all the while, and read back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
+use grid_platform_api::NodeId;
 use reqwest::StatusCode;
 use tokio::time::{Instant, sleep};
 
+use crate::platform::Ground;
 use crate::report::Objects;
 
 /// How many objects a node has at most; beyond that each new one is for one that is deleted.
@@ -47,7 +50,11 @@ type Maybe = Vec<Option<Body>>;
 
 /// What one node was given.
 pub(crate) struct Ledger {
-    url: String,
+    ground: Arc<dyn Ground>,
+    id: NodeId,
+    port: u16,
+    /// Where it was reached last.
+    url: Option<String>,
     http: reqwest::Client,
     rng: Rng,
     next: u64,
@@ -62,9 +69,12 @@ enum Answer {
 }
 
 impl Ledger {
-    pub(crate) fn new(port: u16, seed: u64) -> Self {
+    pub(crate) fn new(ground: Arc<dyn Ground>, id: NodeId, port: u16, seed: u64) -> Self {
         Self {
-            url: format!("http://127.0.0.1:{port}/v1/objects"),
+            ground,
+            id,
+            port,
+            url: None,
             http: reqwest::Client::builder()
                 .no_proxy()
                 .timeout(ANSWER)
@@ -87,8 +97,29 @@ impl Ledger {
         self.objects.clear();
     }
 
+    /// Where the node's objects are, if that can be said.
+    fn url(&mut self) -> Option<String> {
+        if self.url.is_none() {
+            let address = self.ground.address(&self.id, self.port);
+            self.url = address.map(|it| format!("http://{it}/v1/objects"));
+        }
+        self.url.clone()
+    }
+
     /// Writes, overwrites or deletes one object. Whether the node answered.
     pub(crate) async fn step(&mut self) -> bool {
+        let Some(url) = self.url() else {
+            return false;
+        };
+        let answered = self.write(&url).await;
+        if !answered {
+            // It may be somewhere else by now.
+            self.url = None;
+        }
+        answered
+    }
+
+    async fn write(&mut self, url: &str) -> bool {
         let old = (self.objects.len() >= MOST || self.rng.u8(..10) == 0)
             .then(|| {
                 self.rng
@@ -97,23 +128,20 @@ impl Ledger {
             .flatten();
         match old {
             Some(key) if self.objects.len() >= MOST || self.rng.u8(..3) == 0 => {
-                self.delete(key).await
+                self.delete(url, key).await
             }
-            Some(key) => self.put(key, true).await,
+            Some(key) => self.put(url, key, true).await,
             None => {
                 self.next += 1;
                 let key = format!("key/{}", self.next);
-                self.put(key, false).await
+                self.put(url, key, false).await
             }
         }
     }
 
-    async fn put(&mut self, key: String, again: bool) -> bool {
+    async fn put(&mut self, url: &str, key: String, again: bool) -> bool {
         let body = Body::new(&mut self.rng);
-        let request = self
-            .http
-            .put(format!("{}/{key}", self.url))
-            .body(body.bytes());
+        let request = self.http.put(format!("{url}/{key}")).body(body.bytes());
         // Before it is sent: whoever drops this has not heard the answer either.
         self.objects
             .entry(key.clone())
@@ -129,8 +157,8 @@ impl Ledger {
         matches!(answer, Answer::Done)
     }
 
-    async fn delete(&mut self, key: String) -> bool {
-        let request = self.http.delete(format!("{}/{key}", self.url));
+    async fn delete(&mut self, url: &str, key: String) -> bool {
+        let request = self.http.delete(format!("{url}/{key}"));
         self.objects.entry(key.clone()).or_default().push(None);
         let answer = ask(request).await;
         self.settle(key, None, &answer);
@@ -150,6 +178,7 @@ impl Ledger {
     /// Reads everything back; what is wrong.
     pub(crate) async fn verify(&mut self, until: Instant) -> Vec<String> {
         let mut wrong = Vec::new();
+        self.url = None;
         let keys: Vec<String> = self.objects.keys().cloned().collect();
         for key in keys {
             let maybe = self.objects.get(&key).cloned().unwrap_or_default();
@@ -164,7 +193,7 @@ impl Ledger {
                     self.counts.verified += 1;
                 }
                 Err(why) => {
-                    wrong.push(format!("`{}/{key}` cannot be read: {why}", self.url));
+                    wrong.push(format!("`{key}` of `{}` cannot be read: {why}", self.id));
                     break;
                 }
             }
@@ -175,17 +204,21 @@ impl Ledger {
     fn words(&self, key: &str, maybe: &Maybe, found: Option<&[u8]>) -> String {
         let expect: Vec<_> = maybe.iter().map(|it| it.map(|it| it.length)).collect();
         let found = found.map(<[u8]>::len);
-        let url = &self.url;
+        let id = &self.id;
         format!(
-            "`{url}/{key}` holds {found:?} bytes, and not what was acknowledged: {expect:?} bytes"
+            "`{key}` of `{id}` holds {found:?} bytes, and not what was acknowledged: {expect:?} bytes"
         )
     }
 
     /// The object's bytes; asked again until then, as the node may just be coming up.
-    async fn get(&self, key: &str, until: Instant) -> Result<Option<Vec<u8>>, String> {
+    async fn get(&mut self, key: &str, until: Instant) -> Result<Option<Vec<u8>>, String> {
         loop {
+            let url = self.url();
             let answer = async {
-                let response = self.http.get(format!("{}/{key}", self.url)).send().await?;
+                let Some(url) = url else {
+                    return Ok(Err("nobody knows where it is".to_owned()));
+                };
+                let response = self.http.get(format!("{url}/{key}")).send().await?;
                 match response.status() {
                     StatusCode::NOT_FOUND => Ok(Ok(None)),
                     status if status.is_success() => Ok(Ok(Some(response.bytes().await?.to_vec()))),
@@ -199,6 +232,7 @@ impl Ledger {
                 Ok(found) => return Ok(found),
                 Err(why) => why,
             };
+            self.url = None;
             if Instant::now() >= until {
                 return Err(why);
             }

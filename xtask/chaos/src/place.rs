@@ -68,7 +68,14 @@ pub(crate) fn bury(args: &[String]) -> Result<ExitCode> {
     let me = std::process::id();
     loop {
         let left = proc::all()?;
-        let left: Vec<_> = left.iter().filter(|it| it.parent == me).collect();
+        // What was started again of the host's cluster is to live on.
+        let cluster = grid_testbed::kubernetes::Cluster::of_host();
+        let cluster = cluster.dir().to_string_lossy();
+        let is_of_cluster = |it: &proc::Process| it.args.iter().any(|it| it.contains(&*cluster));
+        let left: Vec<_> = left
+            .iter()
+            .filter(|it| it.parent == me && !is_of_cluster(it))
+            .collect();
         if left.is_empty() {
             return Ok(code(ended.flatten()));
         }

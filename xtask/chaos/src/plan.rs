@@ -87,6 +87,17 @@ pub(crate) enum Kind {
     StopContainer,
     PauseContainer,
     RenameContainer,
+    CutServer,
+    StallServer,
+    DeletePod,
+    ForceDeletePod,
+    EvictPod,
+    StripLabels,
+    AnnotateObjects,
+    HoldClaim,
+    KillApiServer,
+    PauseEtcd,
+    StopKubelet,
 }
 
 impl Kind {
@@ -118,6 +129,17 @@ impl fmt::Display for Kind {
             Self::StopContainer => "stop container",
             Self::PauseContainer => "pause container",
             Self::RenameContainer => "rename container",
+            Self::CutServer => "cut the way to the API server",
+            Self::StallServer => "stall the way to the API server",
+            Self::DeletePod => "delete pod",
+            Self::ForceDeletePod => "delete pod by force",
+            Self::EvictPod => "evict pod",
+            Self::StripLabels => "take labels away",
+            Self::AnnotateObjects => "annotate objects",
+            Self::HoldClaim => "keep claim from going",
+            Self::KillApiServer => "kill API server",
+            Self::PauseEtcd => "pause etcd",
+            Self::StopKubelet => "stop kubelet",
         })
     }
 }
@@ -199,8 +221,11 @@ impl Iterator for Plan {
         let kind = self.kind();
         let lasts_ms = match kind {
             // Some stalls outlast the time after which each side gives the other up.
-            Kind::StallLink | Kind::StallSocket => self.rng.u64(200..4500),
+            Kind::StallLink | Kind::StallSocket | Kind::StallServer => self.rng.u64(200..4500),
             Kind::CutLink | Kind::CutSocket | Kind::PauseContainer => self.rng.u64(0..2000),
+            Kind::CutServer | Kind::KillApiServer => self.rng.u64(0..2000),
+            Kind::StripLabels | Kind::HoldClaim => self.rng.u64(1000..6000),
+            Kind::PauseEtcd | Kind::StopKubelet => self.rng.u64(500..6000),
             Kind::FillDisk | Kind::FillEngine => self.rng.u64(200..1500),
             _ => self.rng.u64(0..400),
         };

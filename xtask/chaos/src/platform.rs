@@ -2,16 +2,19 @@
 //! A platform is a [`Ground`] and a line in [`NAMES`] and [`open`].
 
 mod docker;
+mod kubernetes;
 mod process;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
-use grid_client::NodeSettings;
+use grid_client::{Client, NodeSettings};
 use grid_platform_api::{NodeId, checked};
 
 use crate::plan::{Fault, Point, Weight};
@@ -20,7 +23,7 @@ use crate::report::Counts;
 use crate::{Args, Result};
 
 /// The platforms that can be tried.
-pub(crate) const NAMES: [&str; 2] = ["process", "docker"];
+pub(crate) const NAMES: [&str; 3] = ["process", "docker", "kubernetes"];
 
 /// Where a run has its things.
 #[derive(Clone, Debug)]
@@ -85,6 +88,8 @@ pub(crate) struct Census {
 pub(crate) struct Records {
     /// The incarnation of each node that has a record.
     pub(crate) nodes: BTreeMap<String, String>,
+    /// Where the data of each node is that has any, or had.
+    pub(crate) data: BTreeMap<String, PathBuf>,
     /// Nodes that do not run, and that their platform would start by itself, each with the reason.
     pub(crate) revived: BTreeMap<String, String>,
     /// What should not be there.
@@ -94,6 +99,9 @@ pub(crate) struct Records {
     /// Things of others, which the platform has to leave alone, that were looked at.
     pub(crate) decoys: u64,
 }
+
+/// A fault that was done at the end, if there is one: its name, and what is wrong behind it.
+pub(crate) type LastFault = Option<(&'static str, Vec<String>)>;
 
 /// What a position in a log says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,16 +113,67 @@ pub(crate) enum Positions {
     Opaque,
 }
 
+/// What a platform takes, and what it can show.
+#[derive(Clone, Debug)]
+pub(crate) struct Manner {
+    /// How long a wish may go without an answer that settles it.
+    pub(crate) patience: Duration,
+    /// How long the grid may take to come to rest once it is left alone.
+    pub(crate) rest: Duration,
+    /// How long is waited between two looks whether it has.
+    pub(crate) look_every: Duration,
+    /// As that, between two looks whether a node runs twice.
+    pub(crate) watch_every: Duration,
+    /// How many times as long is waited between two faults as the plan says.
+    pub(crate) slower: u64,
+    /// How long a fault that meets nobody is tried again, until it counts as missed.
+    pub(crate) persists: Duration,
+    /// A fault that was missed all the same is wrong.
+    pub(crate) insists: bool,
+    /// How long armed points may wait for somebody before they are taken back.
+    pub(crate) points_wait: Duration,
+    /// How long a node is left alone between two wishes, in milliseconds.
+    pub(crate) pause_ms: Range<u64>,
+    /// How many logs are followed.
+    pub(crate) followed: usize,
+    /// Nodes are shown with the numbers that their programs have on this host.
+    pub(crate) shows_pids: bool,
+}
+
+impl Default for Manner {
+    /// Of what takes next to no time, on the agent's own host.
+    fn default() -> Self {
+        Self {
+            patience: Duration::from_secs(90),
+            // A node whose start failed several times in a row is tried again after up to a minute.
+            rest: Duration::from_secs(120),
+            look_every: Duration::from_millis(50),
+            watch_every: Duration::from_millis(100),
+            slower: 1,
+            persists: Duration::ZERO,
+            insists: false,
+            points_wait: Duration::from_secs(2),
+            pause_ms: 150..1200,
+            followed: 6,
+            shows_pids: true,
+        }
+    }
+}
+
 /// Where nodes run.
 pub(crate) trait Ground: Send + Sync {
+    /// What it takes.
+    fn manner(&self) -> Manner;
+
     /// What is done here.
     fn kinds(&self) -> Vec<Weight>;
 
     /// The fault points in the platform's adapter.
     fn points(&self) -> Vec<Point>;
 
-    /// What of the agent's settings is the platform's, as TOML.
-    fn settings(&self) -> String;
+    /// What of the agent's settings is the platform's, as TOML that ends within `[storage]`; there it takes `of_the_host` over where
+    /// nodes have data and ports of the agent's own host.
+    fn settings(&self, of_the_host: &str) -> String;
 
     /// Says in a request what runs: the probe with these arguments, or without any the agent's own program.
     fn dress(&self, probe: Option<Vec<String>>, settings: &mut NodeSettings);
@@ -133,6 +192,12 @@ pub(crate) trait Ground: Send + Sync {
 
     /// Looks at what the adapter keeps, and at what it should not have left or touched.
     fn records(&self) -> io::Result<Records>;
+
+    /// Whether a node has data, or what once was some.
+    fn has_data(&self, id: &NodeId) -> io::Result<bool>;
+
+    /// Where clients of this host reach the node that asked for this port, as `HOST:PORT`; none while that cannot be said.
+    fn address(&self, id: &NodeId, port: u16) -> Option<String>;
 
     /// A node's log as it is kept; `InvalidData` when the platform itself has broken it for good.
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>>;
@@ -162,6 +227,9 @@ pub(crate) trait Ground: Send + Sync {
     /// Ids that somebody else has taken: nodes that are wished there are refused.
     fn taken(&self) -> Vec<NodeId>;
 
+    /// A fault that there is once in a run, when all nodes are gone.
+    fn last_fault<'a>(&'a self, client: &'a Client) -> BoxFuture<'a, Result<LastFault>>;
+
     /// How the platform's own daemons ended, other than by our hand.
     fn ends(&self) -> Counts;
 
@@ -170,6 +238,14 @@ pub(crate) trait Ground: Send + Sync {
 
     /// Takes away what the adapter leaves on purpose, and nobody needs after the run.
     fn clean_up(&self) -> BoxFuture<'_, Result<()>>;
+}
+
+/// The folders of nodes' data on this host, by their names.
+fn data_folders(place: &Place) -> BTreeMap<String, PathBuf> {
+    let entries = fs::read_dir(place.data()).into_iter().flatten().flatten();
+    entries
+        .map(|it| (it.file_name().to_string_lossy().into_owned(), it.path()))
+        .collect()
 }
 
 /// What a file holds that an adapter sealed.
@@ -184,11 +260,17 @@ pub(crate) fn has_own_network(name: &str) -> bool {
     name == "docker"
 }
 
+/// Whether nodes of that platform are on a cluster, which is the host's and not the run's own.
+pub(crate) fn is_on_a_cluster(name: &str) -> bool {
+    name == "kubernetes"
+}
+
 /// The ground of that name.
 pub(crate) async fn open(args: &Args, place: &Place) -> Result<Arc<dyn Ground>> {
     match args.platform.as_str() {
         "process" => Ok(Arc::new(process::Processes::new(args, place)?)),
         "docker" => Ok(Arc::new(docker::Containers::open(args, place).await?)),
+        "kubernetes" => Ok(kubernetes::Pods::open(args, place).await?),
         name => Err(format!("there is no platform `{name}`").into()),
     }
 }
@@ -227,6 +309,7 @@ mod tests {
         };
         check(&["grid-platform-process"], process::POINTS);
         check(&["grid-platform-docker"], docker::POINTS);
+        check(&["grid-platform-k8s"], kubernetes::POINTS);
         // Of what platforms share.
         check(
             &["grid-agent", "grid-master", "grid-platform-host"],

@@ -22,24 +22,17 @@ use crate::follow::{Follower, Goal, kept_from};
 use crate::inject::{Injector, shown};
 use crate::opaque;
 use crate::place::Disk;
-use crate::plan::{COMMON_POINTS, Kind as FaultKind, Plan};
+use crate::plan::{COMMON_POINTS, Fault, Kind as FaultKind, Plan};
 use crate::platform::{self, Ground, Place};
 use crate::proxy::Proxy;
 use crate::report::{Report, count};
 use crate::{Args, Result};
 
-/// How long the grid may take to come to rest once it is left alone. A node whose start failed several times in a row
-/// is tried again after up to a minute.
-const REST: Duration = Duration::from_secs(120);
 /// How long nodes may take to serve what they hold, and followers to read what was written.
 const CATCH_UP: Duration = Duration::from_secs(30);
-/// How long armed points may wait for somebody before they are taken back.
-const POINTS_WAIT: Duration = Duration::from_secs(2);
 /// How many epochs of so many points a full run has more where some were not met.
 const MORE_EPOCHS: usize = 12;
 const MORE_POINTS: usize = 16;
-/// How many logs are followed.
-const FOLLOWED: usize = 6;
 /// How much is kept of each log, in bytes: as little as a platform takes, so that who reads late finds a gap.
 pub(crate) const LOG_KEPT: u64 = 64 * 1024;
 /// The size of the disk that the grid's state and data lie on, in bytes.
@@ -78,7 +71,7 @@ impl Watcher {
         let (sender, found) = watch::channel((0, Vec::new()));
         tokio::spawn(async move {
             while !sender.is_closed() {
-                sleep(Duration::from_millis(100)).await;
+                sleep(ground.manner().watch_every).await;
                 // A process that ends while it is looked at may be seen beside the next one: both have to be there twice.
                 let Ok(first) = ground.census().map(|it| twice(&it)) else {
                     continue;
@@ -155,7 +148,6 @@ impl<'a> Run<'a> {
                 number,
                 port,
                 seed: rng.u64(..),
-                data: place.data(),
                 ground: Arc::clone(&ground),
             };
             Ok(Arc::new(Slot::new(make)?))
@@ -164,7 +156,7 @@ impl<'a> Run<'a> {
         let probes = slots
             .iter()
             .filter(|it| it.kind == Kind::Probe)
-            .take(FOLLOWED);
+            .take(ground.manner().followed);
         let followers: Vec<_> = probes
             .map(|it| Arc::new(Follower::new(it.id.clone(), Arc::clone(&ground))))
             .collect();
@@ -207,8 +199,12 @@ impl<'a> Run<'a> {
             report,
             began,
         };
-        if !run.place.own_namespaces {
+        if !run.place.own_namespaces && !platform::is_on_a_cluster(&args.platform) {
             run.report.left_out.push("`fill disk` and `recycle pid`: only root can have a disk and a process table of its own".to_owned());
+        }
+        if args.spare_cluster {
+            let words = "the cluster's own parts, as `--spare-cluster` says".to_owned();
+            run.report.left_out.push(words);
         }
         Ok(run)
     }
@@ -238,21 +234,30 @@ impl<'a> Run<'a> {
             self.gate.send_replace(true);
             let mut filled = false;
             for fault in faults {
-                sleep(Duration::from_millis(fault.wait_ms)).await;
+                sleep(Duration::from_millis(
+                    fault.wait_ms * self.ground.manner().slower,
+                ))
+                .await;
                 let name = match fault.point {
                     Some(_) => None,
                     None => Some(fault.kind.to_string()),
                 };
                 filled |= matches!(fault.kind, FaultKind::FillDisk | FaultKind::FillEngine);
-                let struck = self.injector.strike(&fault).await?;
+                let struck = self.strike(&fault).await?;
                 match name {
                     Some(name) if struck => self.delivered(&name, 1),
-                    Some(name) => count(&mut self.report.missed, name),
+                    Some(name) => {
+                        if self.ground.manner().insists {
+                            let words = format!("the fault `{name}` met nobody");
+                            self.report.violations.push(words);
+                        }
+                        count(&mut self.report.missed, name);
+                    }
                     None => {}
                 }
                 self.look_at_points();
             }
-            let until = Instant::now() + POINTS_WAIT;
+            let until = Instant::now() + self.ground.manner().points_wait;
             while self.injector.points_wait() && Instant::now() < until {
                 sleep(Duration::from_millis(20)).await;
                 self.look_at_points();
@@ -263,6 +268,19 @@ impl<'a> Run<'a> {
             self.say_epoch();
         }
         Ok(())
+    }
+
+    /// Lets a fault strike, again and again where it met nobody and its ground persists. Whether it met somebody.
+    async fn strike(&mut self, fault: &Fault) -> Result<bool> {
+        let until = Instant::now() + self.ground.manner().persists;
+        loop {
+            let struck = self.injector.strike(fault).await?;
+            if struck || fault.point.is_some() || Instant::now() >= until {
+                return Ok(struck);
+            }
+            self.look_at_points();
+            sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn look_at_points(&mut self) {
@@ -285,11 +303,11 @@ impl<'a> Run<'a> {
             slot.settle_unknown(&self.client, &mut model).await;
             self.report.violations.append(&mut model.wrong);
         }
-        let until = Instant::now() + REST;
+        let manner = self.ground.manner();
+        let until = Instant::now() + manner.rest;
         let mut anew = BTreeSet::new();
         loop {
             let judge = Judge {
-                place: &self.place,
                 ground: self.ground.as_ref(),
                 slots: &self.slots,
                 taken: &self.ground.taken(),
@@ -298,7 +316,10 @@ impl<'a> Run<'a> {
             let verdict = match judge.look(&self.client, &known).await {
                 Ok(verdict) => verdict,
                 // Something went while it was looked at.
-                Err(_) if Instant::now() < until => continue,
+                Err(_) if Instant::now() < until => {
+                    sleep(manner.look_every).await;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             if verdict.wrong.is_empty() {
@@ -340,11 +361,11 @@ impl<'a> Run<'a> {
             }
             anew.extend(again.iter().map(|it| it.slot.id.clone()));
             for failed in again {
-                if failed.slot.start_anew(&self.client).await.is_ok() {
+                if failed.slot.wish_anew(&self.client).await.is_ok() {
                     count(&mut self.report.started_anew, failed.why);
                 }
             }
-            sleep(Duration::from_millis(50)).await;
+            sleep(manner.look_every).await;
         }
         self.report.censuses += 1;
         let (unharmed, wrong) = self.injector.dismiss_decoys().await?;
@@ -509,6 +530,20 @@ impl<'a> Run<'a> {
             let never = taken.filter(|it| !self.refused.contains(it));
             let words = never.map(|it| format!("`{it}` is somebody else's, and was never refused"));
             self.report.violations.extend(words);
+        }
+        if self.report.violations.is_empty() {
+            let ground = Arc::clone(&self.ground);
+            match ground.last_fault(&self.client).await {
+                Ok(None) => {}
+                Ok(Some((name, wrong))) => {
+                    self.delivered(name, 1);
+                    self.report.violations.extend(wrong);
+                }
+                Err(error) => {
+                    let words = format!("the last fault did not come to its end: {error}");
+                    self.report.violations.push(words);
+                }
+            }
         }
         self.sum_up().await;
         if self.report.violations.is_empty() {
@@ -686,17 +721,20 @@ fn agent(
     ports: &Ports,
 ) -> Result<Recipe> {
     let settings = place.dir.join("grid-agent.toml");
+    let of_the_host = format!(
+        "data_path = '{}'\nport_range = '{}-{}'\n",
+        place.data().display(),
+        ports.at(50)?.port(),
+        ports.at(99)?.port(),
+    );
     let text = format!(
         "[agent]\nagent_id = 'chaos'\nplatform = '{}'\nmaster_host = '{master}'\nstate_dir = '{}'\ntoken_file = '{}'\nfault_dir = '{}'\n\
-         {}data_path = '{}'\nport_range = '{}-{}'\n",
+         {}",
         args.platform,
         place.agent().display(),
         place.master().join("tokens/agent").display(),
         place.dir.display(),
-        ground.settings(),
-        place.data().display(),
-        ports.at(50)?.port(),
-        ports.at(99)?.port(),
+        ground.settings(&of_the_host),
     );
     fs::write(&settings, text)?;
     Ok(Recipe {

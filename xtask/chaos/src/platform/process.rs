@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, ready};
-use grid_client::NodeSettings;
+use grid_client::{Client, NodeSettings};
 use grid_platform_api::{NATIVE_PREFIX, NodeId, RestartMode, RestartPolicy};
 
-use super::{Census, Ground, Place, Positions, Records, sealed_json};
+use super::{
+    Census, Ground, LastFault, Manner, Place, Positions, Records, data_folders, sealed_json,
+};
 use crate::plan::{BETWEEN, END, Fault, Kind, Point, STEP, Weight};
 use crate::report::Counts;
 use crate::{Args, Result, proc};
@@ -174,6 +176,10 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Ground for Processes {
+    fn manner(&self) -> Manner {
+        Manner::default()
+    }
+
     fn kinds(&self) -> Vec<Weight> {
         let root = self.place.own_namespaces;
         let all = KINDS.into_iter();
@@ -184,9 +190,9 @@ impl Ground for Processes {
         POINTS.to_vec()
     }
 
-    fn settings(&self) -> String {
+    fn settings(&self, of_the_host: &str) -> String {
         format!(
-            "[storage]\nbinary_path = '{}'\nargs = ['storage', '--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}']\nprograms = 'any'\n",
+            "[storage]\nbinary_path = '{}'\nargs = ['storage', '--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}']\nprograms = 'any'\n{of_the_host}",
             self.program.display(),
         )
     }
@@ -262,7 +268,10 @@ impl Ground for Processes {
     }
 
     fn records(&self) -> io::Result<Records> {
-        let mut records = Records::default();
+        let mut records = Records {
+            data: data_folders(&self.place),
+            ..Records::default()
+        };
         for dir in subdirectories(&self.nodes()) {
             let name = dir
                 .file_name()
@@ -299,6 +308,14 @@ impl Ground for Processes {
         Ok(records)
     }
 
+    fn has_data(&self, id: &NodeId) -> io::Result<bool> {
+        Ok(self.place.data().join(id.as_str()).exists())
+    }
+
+    fn address(&self, _: &NodeId, port: u16) -> Option<String> {
+        Some(format!("127.0.0.1:{port}"))
+    }
+
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>> {
         fs::read(self.nodes().join(id.native_name()).join("log"))
     }
@@ -329,6 +346,10 @@ impl Ground for Processes {
 
     fn taken(&self) -> Vec<NodeId> {
         Vec::new()
+    }
+
+    fn last_fault<'a>(&'a self, _: &'a Client) -> BoxFuture<'a, Result<LastFault>> {
+        async { Ok(None) }.boxed()
     }
 
     fn ends(&self) -> Counts {

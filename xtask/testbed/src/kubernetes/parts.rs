@@ -200,6 +200,13 @@ impl Parts {
 #[derive(Debug)]
 pub struct Paused(pub(super) Process);
 
+impl Paused {
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.0.pid
+    }
+}
+
 impl Drop for Paused {
     fn drop(&mut self) {
         self.0.signal(Signal::CONT);

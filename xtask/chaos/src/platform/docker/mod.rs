@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt};
-use grid_client::NodeSettings;
+use grid_client::{Client, NodeSettings};
 use grid_platform_api::{NodeId, RestartMode};
 use grid_testbed::{Image, Tar};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::{Census, Ground, Place, Positions, Records, sealed_json};
+use super::{
+    Census, Ground, LastFault, Manner, Place, Positions, Records, data_folders, sealed_json,
+};
 use crate::plan::{BETWEEN, END, Fault, Kind, Point, STEP, Weight};
 use crate::report::Counts;
 use crate::{Args, Result, proc};
@@ -235,6 +237,10 @@ impl Containers {
 }
 
 impl Ground for Containers {
+    fn manner(&self) -> Manner {
+        Manner::default()
+    }
+
     fn kinds(&self) -> Vec<Weight> {
         KINDS.to_vec()
     }
@@ -243,11 +249,11 @@ impl Ground for Containers {
         POINTS.to_vec()
     }
 
-    fn settings(&self) -> String {
+    fn settings(&self, of_the_host: &str) -> String {
         format!(
             "[docker]\nhost = 'unix://{}'\nimages = ['{PROBE}']\npull = 'never'\n\
              [storage]\ndocker_image = '{STORAGE}'\n\
-             args = ['--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}', '--published', '{{published}}']\n",
+             args = ['--data-path', '{{data_path}}', '--listen', '{{bind}}:{{port}}', '--published', '{{published}}']\n{of_the_host}",
             self.engine.at.display()
         )
     }
@@ -324,7 +330,10 @@ impl Ground for Containers {
     }
 
     fn records(&self) -> io::Result<Records> {
-        let mut records = Records::default();
+        let mut records = Records {
+            data: data_folders(&self.place),
+            ..Records::default()
+        };
         for container in self.list()? {
             let Listed {
                 id,
@@ -367,6 +376,14 @@ impl Ground for Containers {
         records.left.extend(wrong);
         records.left.extend(locked(&self.wrong).iter().cloned());
         Ok(records)
+    }
+
+    fn has_data(&self, id: &NodeId) -> io::Result<bool> {
+        Ok(self.place.data().join(id.as_str()).exists())
+    }
+
+    fn address(&self, _: &NodeId, port: u16) -> Option<String> {
+        Some(format!("127.0.0.1:{port}"))
     }
 
     fn log(&self, id: &NodeId) -> io::Result<Vec<u8>> {
@@ -424,6 +441,10 @@ impl Ground for Containers {
 
     fn taken(&self) -> Vec<NodeId> {
         Decoys::taken()
+    }
+
+    fn last_fault<'a>(&'a self, _: &'a Client) -> BoxFuture<'a, Result<LastFault>> {
+        async { Ok(None) }.boxed()
     }
 
     fn ends(&self) -> Counts {
