@@ -12,7 +12,7 @@ use crate::{engines, image, kubernetes, sh};
 /// The package of the harness: a program of its own, so that tests and checks need not compile it.
 const PACKAGE: &str = "grid-chaos";
 /// The platforms that [`run_in_tests`] tries.
-pub(crate) const PLATFORMS: [&str; 2] = ["process", "docker"];
+pub(crate) const PLATFORMS: [&str; 3] = ["process", "docker", "kubernetes"];
 /// The programs that are broken.
 const PROGRAMS: [&str; 3] = ["grid", "grid-master", "grid-agent"];
 /// The plan that `cargo xtask test` follows, so that one run of it is like the other.
