@@ -6,19 +6,18 @@ use std::{
 
 use grid_platform_api::{ErrorKind, Result, fault};
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::version::Info};
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, config::AuthInfo};
 
 use crate::{
     config::KubernetesConfig,
     error::{Fault, error},
+    exec::Credentials,
     kubeconfig,
     transport::{self, Calls},
 };
 
 /// How long a call may take that neither watches nor reads a log.
 pub(crate) const CALL: Duration = Duration::from_secs(15);
-/// How long the client is waited for: a program that gets its credentials may ask a server of its own.
-const CREDENTIALS: Duration = Duration::from_secs(30);
 /// The oldest server that is spoken to, minor of version 1: it has all that is used in its stable form.
 pub(crate) const OLDEST: u32 = 20;
 
@@ -55,39 +54,39 @@ impl Access {
     /// # Errors
     /// `InvalidConfig` for a kubeconfig that is none; `PermissionDenied` for credentials that cannot be got.
     pub(crate) async fn find(config: &KubernetesConfig) -> Result<Self> {
-        let found = kubeconfig::read(config).await?;
+        let mut found = kubeconfig::read(config).await?;
         let server = kubeconfig::shown(&found.cluster_url);
         let is_plain = is_plain(&found.cluster_url);
         let is_unverified = found.accept_invalid_certs;
         let calls = Arc::new(Calls::default());
+        let fault = |source| {
+            Fault::new(
+                "make a client of the cluster",
+                &server,
+                &config.namespace,
+                source,
+            )
+        };
+        // The program is run here, where it has its own limit and no call's.
+        let program = found
+            .auth_info
+            .exec
+            .take()
+            .filter(|_| !has_own(&found.auth_info));
+        let credentials = program.map(Credentials::new);
+        if let Some(credentials) = &credentials {
+            let certified = credentials.certify(&mut found.auth_info).await;
+            certified.map_err(|why| fault(kube::Error::Service(Box::new(why))))?;
+        }
         let counted = Arc::clone(&calls);
-        let making = tokio::task::spawn_blocking(move || transport::client(&found, counted));
-        let client = match tokio::time::timeout(CREDENTIALS, making).await {
-            Ok(Ok(Ok(client))) => client,
-            Ok(Ok(Err(source))) => {
-                let fault = Fault::new(
-                    "make a client of the cluster",
-                    &server,
-                    &config.namespace,
-                    source,
-                );
-                return Err(fault.into_error());
-            }
-            Ok(Err(ended)) => {
+        let making =
+            tokio::task::spawn_blocking(move || transport::client(&found, counted, credentials));
+        let client = match making.await {
+            Ok(made) => made.map_err(fault)?,
+            Err(ended) => {
                 return Err(
                     error(ErrorKind::Internal, "making a client was cut short").with_source(ended)
                 );
-            }
-            Err(_) => {
-                return Err(error(
-                    ErrorKind::Timeout,
-                    format!(
-                        "no credentials for the API server at `{server}` within {CREDENTIALS:?}"
-                    ),
-                )
-                .with_hint(
-                    "Run the program that the kubeconfig names under `exec` by hand: it has to write its credentials without a question to its user.",
-                ));
             }
         };
         Ok(Self {
@@ -187,6 +186,14 @@ impl Access {
             calls: Arc::default(),
         }
     }
+}
+
+/// Whether a user of a kubeconfig has credentials written there, which count before a program's.
+fn has_own(user: &AuthInfo) -> bool {
+    user.token.is_some()
+        || user.token_file.is_some()
+        || user.auth_provider.is_some()
+        || (user.username.is_some() && user.password.is_some())
 }
 
 /// The minor version: providers write `27+`.

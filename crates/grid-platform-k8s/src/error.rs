@@ -8,7 +8,7 @@ use kube::{
     core::{Status, response::reason},
 };
 
-use crate::refusal;
+use crate::{exec::NoCredentials, refusal};
 
 /// The platform's name.
 pub(crate) const PLATFORM: &str = "kubernetes";
@@ -305,7 +305,7 @@ impl From<kube::Error> for Cause {
     fn from(source: kube::Error) -> Self {
         match source {
             kube::Error::Api(status) => Self::Refused(status),
-            kube::Error::Auth(source) => Self::Credentials(credentials(&source)),
+            kube::Error::Auth(source) => Self::Credentials(chain(&source)),
             kube::Error::Service(source) => Self::of_connection(source.as_ref()),
             kube::Error::HyperError(source) => Self::Broken(Beneath::of(&source)),
             kube::Error::ReadEvents(source) => Self::Broken(Beneath::of(&source)),
@@ -321,8 +321,8 @@ impl Cause {
         let mut next: Option<&(dyn StdError + 'static)> = Some(source);
         let mut is_connect = false;
         while let Some(link) = next {
-            if let Some(auth) = link.downcast_ref::<AuthError>() {
-                return Self::Credentials(credentials(auth));
+            if link.is::<NoCredentials>() || link.is::<AuthError>() {
+                return Self::Credentials(chain(link));
             }
             if let Some(http) = link.downcast_ref::<hyper_util::client::legacy::Error>() {
                 is_connect |= http.is_connect();
@@ -354,31 +354,6 @@ impl Beneath {
             why,
             words: chain(source),
         }
-    }
-}
-
-/// What went wrong with credentials, and never what they are: a program's output holds them.
-fn credentials(source: &AuthError) -> String {
-    match source {
-        AuthError::AuthExecRun { out, .. } => {
-            let told = String::from_utf8_lossy(&out.stderr);
-            let last = told.lines().rev().find(|it| !it.trim().is_empty());
-            match last {
-                Some(last) => format!(
-                    "the program of `exec` ended with {}: {}",
-                    out.status,
-                    refusal::line(last)
-                ),
-                None => format!("the program of `exec` ended with {}", out.status),
-            }
-        }
-        AuthError::AuthExecStart(source) => {
-            format!("the program of `exec` cannot be run: {source}")
-        }
-        AuthError::AuthExecParse(_) => {
-            "the program of `exec` wrote what are no credentials".to_owned()
-        }
-        other => chain(other),
     }
 }
 

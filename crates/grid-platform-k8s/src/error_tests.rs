@@ -210,24 +210,14 @@ hint: Check that `https://cluster:6443` is reachable from here and not overloade
 }
 
 #[test]
-fn a_programs_output_is_not_shown() {
-    let out = std::process::Command::new("sh")
-        .args([
-            "-c",
-            "echo '{\"token\": \"secret\"}'; echo 'no session: log in' >&2; exit 3",
-        ])
-        .output()
-        .unwrap();
-    let auth = AuthError::AuthExecRun {
-        cmd: "login --password=secret".to_owned(),
-        out: Box::new(out),
-    };
+fn credentials_that_cannot_be_got() {
+    let why = NoCredentials("the program `login` of `exec` ended with exit status: 3".to_owned());
     check(
-        fault(kube::Error::Auth(auth)),
+        fault(kube::Error::Service(Box::new(why))),
         ErrorKind::PermissionDenied,
         false,
         "error: cannot get credentials for the API server at `https://cluster:6443`
-  caused by: the program of `exec` ended with exit status: 3: no session: log in
+  caused by: the program `login` of `exec` ended with exit status: 3
 hint: Mend the user of the kubeconfig's context: its token file is read, and its `exec` program is run, by the agent.",
     );
 }
@@ -235,7 +225,7 @@ hint: Mend the user of the kubeconfig's context: its token file is read, and its
 /// Asks a server at that address for its version.
 async fn ask(url: String) -> Fault {
     let config = Config::new(url.parse().unwrap());
-    let client = transport::client(&config, Arc::default()).unwrap();
+    let client = transport::client(&config, Arc::default(), None).unwrap();
     fault(client.apiserver_version().await.unwrap_err())
 }
 

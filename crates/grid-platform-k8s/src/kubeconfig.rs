@@ -62,7 +62,7 @@ fn files(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
     merged.map_or_else(|| Kubeconfig::read_from(path), Ok)
 }
 
-async fn of_file(mut file: Kubeconfig, context: Option<String>, path: &Path) -> Result<Config> {
+async fn of_file(file: Kubeconfig, context: Option<String>, path: &Path) -> Result<Config> {
     let chosen = context.clone().or_else(|| file.current_context.clone());
     let named = file
         .contexts
@@ -91,10 +91,8 @@ async fn of_file(mut file: Kubeconfig, context: Option<String>, path: &Path) -> 
         .iter_mut()
         .filter(|it| Some(&it.name) == user.as_ref())
     {
-        let Some(exec) = named.auth_info.as_mut().and_then(|it| it.exec.as_mut()) else {
-            continue;
-        };
-        if exec.interactive_mode == Some(ExecInteractiveMode::Always) {
+        let exec = named.auth_info.as_ref().and_then(|it| it.exec.as_ref());
+        if exec.is_some_and(|it| it.interactive_mode == Some(ExecInteractiveMode::Always)) {
             return Err(error(
                 ErrorKind::InvalidConfig,
                 format!(
@@ -105,8 +103,6 @@ async fn of_file(mut file: Kubeconfig, context: Option<String>, path: &Path) -> 
             )
             .with_hint("An agent has nobody to ask: use a service account's token, or a program with `interactiveMode: Never`."));
         }
-        // Nobody is there to answer, and what it writes belongs into the error.
-        exec.interactive_mode = Some(ExecInteractiveMode::Never);
     }
     let options = KubeConfigOptions {
         context,
@@ -187,4 +183,150 @@ pub(crate) fn shown(url: &Uri) -> String {
     let port = url.port_u16().map_or(String::new(), |it| format!(":{it}"));
     let path = url.path().trim_end_matches('/');
     format!("{scheme}://{host}{port}{path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use grid_platform_api::ErrorKind;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn file() -> Value {
+        json!({
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "here",
+            "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443"}}],
+            "users": [{"name": "u", "user": {"token": "t"}}],
+        })
+    }
+
+    async fn read_text(text: &str, context: Option<&str>) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config");
+        fs::write(&path, text).unwrap();
+        read(&KubernetesConfig {
+            kubeconfig: Some(path),
+            context: context.map(str::to_owned),
+            ..KubernetesConfig::new("grid")
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_used_is_named_with_its_mend() {
+        let check = async |change: fn(&mut Value), context, kind, message: &str, hint: &str| {
+            let mut changed = file();
+            change(&mut changed);
+            let error = read_text(&changed.to_string(), context).await.unwrap_err();
+            assert_eq!(error.kind(), kind, "{error:?}");
+            assert!(error.to_string().ends_with(message), "{error}");
+            assert!(error.hint().unwrap().contains(hint), "{error:?}");
+        };
+        let invalid = ErrorKind::InvalidConfig;
+        let list = "`kubectl config get-contexts";
+        check(
+            |_| {},
+            Some("there"),
+            invalid,
+            "has no context `there`",
+            list,
+        )
+        .await;
+        check(
+            |it| it["current-context"] = Value::Null,
+            None,
+            invalid,
+            "has no current context",
+            list,
+        )
+        .await;
+        check(
+            |it| it["clusters"] = json!([]),
+            None,
+            invalid,
+            "has no cluster `c`, which its context names",
+            list,
+        )
+        .await;
+        check(
+            |it| it["clusters"][0]["cluster"]["proxy-url"] = "http://proxy".into(),
+            None,
+            ErrorKind::Unsupported,
+            "has a `proxy-url`",
+            "Remove it",
+        )
+        .await;
+        check(
+            |it| {
+                it["users"][0]["user"] = json!({"exec": {
+                    "apiVersion": "client.authentication.k8s.io/v1",
+                    "command": "login",
+                    "interactiveMode": "Always",
+                }});
+            },
+            None,
+            invalid,
+            "gets credentials by a program that asks questions",
+            "interactiveMode: Never",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_in_a_file_is_not_shown() {
+        let error = read_text("token: [s3cret", None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(!error.report().contains("s3cret"), "{}", error.report());
+        let missing = read(&KubernetesConfig {
+            kubeconfig: Some("/nowhere/config".into()),
+            ..KubernetesConfig::new("grid")
+        })
+        .await
+        .unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "cannot read the kubeconfig `/nowhere/config`"
+        );
+    }
+
+    #[tokio::test]
+    async fn several_files_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, keep: &[&str]| {
+            let mut part = file();
+            let fields = part.as_object_mut().unwrap();
+            fields.retain(|it, _| keep.contains(&it.as_str()));
+            fs::write(dir.path().join(name), part.to_string()).unwrap();
+            dir.path().join(name)
+        };
+        let list = std::env::join_paths([
+            write(
+                "one",
+                &["apiVersion", "kind", "contexts", "current-context"],
+            ),
+            dir.path().join("not there"),
+            write("two", &["apiVersion", "kind", "clusters", "users"]),
+        ]);
+        let config = read(&KubernetesConfig {
+            kubeconfig: Some(list.unwrap().into()),
+            ..KubernetesConfig::new("grid")
+        })
+        .await
+        .unwrap();
+        assert_eq!(shown(&config.cluster_url), "https://10.0.0.1:6443");
+    }
+
+    #[test]
+    fn an_address_is_shown_without_a_password() {
+        let check = |url: &'static str, expect: &str| {
+            assert_eq!(shown(&Uri::from_static(url)), expect);
+        };
+        check("https://me:secret@10.0.0.1:6443/", "https://10.0.0.1:6443");
+        check("https://cluster/k8s/c-1", "https://cluster/k8s/c-1");
+    }
 }

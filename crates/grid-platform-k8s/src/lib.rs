@@ -4,6 +4,7 @@ mod access;
 mod claims;
 mod config;
 mod error;
+mod exec;
 #[cfg(test)]
 mod fake;
 mod holder;

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use hyper::{Method, Request, Response, StatusCode, Uri, header::RETRY_AFTER};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, RETRY_AFTER},
+};
 use hyper_util::{
     client::legacy::{Client as Hyper, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
@@ -23,6 +26,8 @@ use kube::{
     client::{Body, ConfigExt},
 };
 use tower::{BoxError, Service, ServiceBuilder, ServiceExt, util::MapErrLayer};
+
+use crate::exec::Credentials;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -94,11 +99,15 @@ fn name(method: &Method, uri: &Uri) -> String {
 
 /// A client of the server that `config` names, whose requests are counted in `calls`.
 ///
-/// Credentials are got here, which may run a program and blocks until it ends.
+/// What `credentials` give goes with each of them. Files with certificates and tokens are read here.
 ///
 /// # Errors
 /// Credentials and certificates that are none.
-pub(crate) fn client(config: &Config, calls: Arc<Calls>) -> kube::Result<Client> {
+pub(crate) fn client(
+    config: &Config,
+    calls: Arc<Calls>,
+    credentials: Option<Arc<Credentials>>,
+) -> kube::Result<Client> {
     // The library takes its cryptography from the process, which may have chosen some already.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -127,15 +136,18 @@ pub(crate) fn client(config: &Config, calls: Arc<Calls>) -> kube::Result<Client>
     let service = Polite {
         inner: service,
         calls,
+        credentials,
     };
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
-/// Counts requests, and repeats what the server was too busy for and so has not looked at.
+/// Counts requests, says who asks, and repeats what the server has not looked at: it was too busy, or did not take the credentials,
+/// which then are got anew.
 #[derive(Clone)]
 struct Polite<S> {
     inner: S,
     calls: Arc<Calls>,
+    credentials: Option<Arc<Credentials>>,
 }
 
 impl<S, B> Service<Request<Body>> for Polite<S>
@@ -155,16 +167,38 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let calls = Arc::clone(&self.calls);
+        let credentials = self.credentials.clone();
         // The one that was made ready is the one to call.
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         Box::pin(async move {
             let mut next = request;
             let mut repeats = 0;
+            let mut was_refused = false;
             loop {
+                let mut said = None;
+                if let Some(credentials) = &credentials
+                    && let Some(header) = credentials.header().await?
+                {
+                    next.headers_mut().insert(AUTHORIZATION, header.clone());
+                    said = Some(header);
+                }
                 calls.count(next.method(), next.uri());
                 let again = copy(&next);
                 let answer = inner.call(next).await.map_err(Into::into)?;
+                if answer.status() == StatusCode::UNAUTHORIZED
+                    && let (Some(credentials), Some(said)) = (&credentials, said)
+                {
+                    credentials.forget(&said);
+                    if !std::mem::replace(&mut was_refused, true)
+                        && let Some(again) = again
+                    {
+                        inner.ready().await.map_err(Into::into)?;
+                        next = again;
+                        continue;
+                    }
+                    return Ok(answer);
+                }
                 let wait = (answer.status() == StatusCode::TOO_MANY_REQUESTS)
                     .then(|| wait(&answer))
                     .filter(|it| *it <= LONGEST_WAIT && repeats < REPEATS);

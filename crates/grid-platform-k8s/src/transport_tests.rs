@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use hyper::header::HeaderValue;
 use k8s_openapi::api::core::v1::Pod;
-use kube::{Api, api::PostParams};
+use kube::{Api, api::PostParams, config::ExecConfig};
 
 use super::*;
 
@@ -27,6 +27,7 @@ fn busy(times: u32, seconds: &'static str) -> (Client, Arc<Calls>, Arc<AtomicU32
     let polite = Polite {
         inner,
         calls: Arc::clone(&calls),
+        credentials: None,
     };
     (Client::new(polite, "grid"), calls, asked)
 }
@@ -58,6 +59,41 @@ async fn a_server_that_stays_busy_is_not_asked_for_ever() {
         let (client, _, asked) = busy(u32::MAX, seconds);
         assert!(make(client).await.is_err());
         assert_eq!(asked.load(Ordering::SeqCst), expected, "{seconds}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_the_server_does_not_take_are_got_anew_once() {
+    for (taken, asked) in [("Bearer 2", 2), ("Bearer 9", 2)] {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().join("runs");
+        let script = format!(
+            "echo x >> {0}; echo \"{{\\\"status\\\":{{\\\"token\\\":\\\"$(wc -l < {0} | tr -d ' ')\\\"}}}}\"",
+            runs.display()
+        );
+        let credentials = Credentials::new(ExecConfig {
+            command: Some("sh".to_owned()),
+            args: Some(vec!["-c".to_owned(), script]),
+            ..ExecConfig::default()
+        });
+        let inner = tower::service_fn(move |request: Request<Body>| async move {
+            let is_known = request.headers()[AUTHORIZATION] == taken;
+            let sent = request.into_body().collect_bytes().await.unwrap();
+            let mut answer = Response::new(Body::from(sent.to_vec()));
+            if !is_known {
+                *answer.status_mut() = StatusCode::UNAUTHORIZED;
+            }
+            Ok::<_, BoxError>(answer)
+        });
+        let calls = Arc::new(Calls::default());
+        let polite = Polite {
+            inner,
+            calls: Arc::clone(&calls),
+            credentials: Some(credentials),
+        };
+        let made = make(Client::new(polite, "grid")).await;
+        assert_eq!(made.is_ok(), taken == "Bearer 2");
+        assert_eq!(calls.snapshot()["create pods"], asked);
     }
 }
 
