@@ -52,8 +52,9 @@ pub(crate) fn can_run(platform: &str) -> std::result::Result<(), String> {
     match platform {
         "docker" => engines::get(Kind::Docker)
             .map_err(|why| format!("it needs an engine of its own: {why}")),
-        "kubernetes" => kubernetes::up_own()
-            .map_err(|why| format!("it needs this host's own cluster: {why}")),
+        "kubernetes" => {
+            kubernetes::up_own().map_err(|why| format!("it needs this host's own cluster: {why}"))
+        }
         _ => Ok(()),
     }
 }

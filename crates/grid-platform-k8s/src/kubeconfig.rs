@@ -88,7 +88,7 @@ async fn of_file(file: Kubeconfig, context: Option<String>, path: &Path) -> Resu
     }
     for named in file
         .auth_infos
-        .iter_mut()
+        .iter()
         .filter(|it| Some(&it.name) == user.as_ref())
     {
         let exec = named.auth_info.as_ref().and_then(|it| it.exec.as_ref());
