@@ -95,6 +95,8 @@ fn container(record: &Record) -> Container {
             Program::Image { image, .. } => Some(image.clone()),
             Program::Binary { .. } => None,
         },
+        // Also for `latest`, which is asked for at each start otherwise: a node starts again while its registry is away.
+        image_pull_policy: Some("IfNotPresent".to_owned()),
         args: some(args.collect(), Vec::is_empty),
         env: Some(environment(config, &place)),
         ports: some(ports.collect(), Vec::is_empty),

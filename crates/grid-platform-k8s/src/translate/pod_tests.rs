@@ -37,6 +37,7 @@ fn a_plain_request_is_a_plain_pod() {
         "containers": [{
             "name": "node",
             "image": "img:1",
+            "imagePullPolicy": "IfNotPresent",
             "env": [
                 { "name": "SUTRA_BIND", "value": "0.0.0.0" },
                 { "name": "SUTRA_DATA_PATH", "value": "/data" },
