@@ -10,7 +10,7 @@ use crate::{
     platform::Inner,
     pods,
     registry::Entry,
-    translate::{self, Goal, Notes, Record, bad_end},
+    translate::{self, Goal, Notes, Record},
 };
 
 /// [`Platform::stop_node`](grid_platform_api::Platform::stop_node), or its force.
@@ -106,7 +106,5 @@ fn note_end(inner: &Arc<Inner>, record: &Record, before: &Entry, notes: &mut Not
         run.finished_at = Some(Timestamp::now());
     }
     notes.last_run = Some(run);
-    if let Some(ended) = &last.container.last {
-        notes.last_failure = bad_end(record, ended).or(notes.last_failure.take());
-    }
+    notes.last_failure = translate::earlier(record, last).or(notes.last_failure.take());
 }

@@ -43,7 +43,7 @@ fn was_refused(ended: &Ended) -> bool {
 }
 
 /// Whether the kubelet made the end up, since the runtime did not know the container any more.
-fn was_unseen(ended: &Ended) -> bool {
+pub(super) fn was_unseen(ended: &Ended) -> bool {
     ended.reason == "ContainerStatusUnknown"
 }
 

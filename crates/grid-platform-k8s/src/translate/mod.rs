@@ -23,7 +23,7 @@ use crate::config::KubernetesConfig;
 
 pub(crate) use account::account_of;
 pub(crate) use failure::{bad_end, early_end, exit_of, one_line, why_event, why_pending};
-pub(crate) use node::{Facts, node, run};
+pub(crate) use node::{Facts, earlier, node, run};
 pub(crate) use objects::{
     check_room, claim, notes_text, record_text, secret, service, service_place,
 };

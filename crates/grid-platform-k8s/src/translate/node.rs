@@ -5,8 +5,9 @@ use grid_platform_api::{
 };
 
 use super::{
-    ClaimView, ContainerState, ContainerView, Ended, Goal, LastRun, PodPhase, PodView, Record,
-    bad_end, exit_of, failure::lost_place, one_line, why_event, why_pending,
+    ClaimView, ContainerState, Ended, Goal, LastRun, PodPhase, PodView, Record, bad_end, exit_of,
+    failure::{lost_place, was_unseen},
+    one_line, why_event, why_pending,
 };
 use crate::error::PLATFORM;
 
@@ -199,14 +200,17 @@ fn last_failure(facts: &Facts<'_>, state: &NodeState) -> Option<Failure> {
         NodeState::Pending => pending(facts, pod),
         _ => None,
     };
-    waits_for
-        .or_else(|| earlier(facts.record, &pod.container))
-        .or(noted)
+    waits_for.or_else(|| earlier(facts.record, pod)).or(noted)
 }
 
-/// How an earlier run of the program ended badly.
-fn earlier(record: &Record, container: &ContainerView) -> Option<Failure> {
-    bad_end(record, container.last.as_ref()?)
+/// How an earlier run of the pod's program ended badly.
+pub(crate) fn earlier(record: &Record, pod: &PodView) -> Option<Failure> {
+    let ended = pod.container.last.as_ref()?;
+    // Old kubelets make an end up where they had taken the container away of a pod that is deleted: that one was asked for.
+    if pod.is_terminating && was_unseen(ended) {
+        return None;
+    }
+    bad_end(record, ended)
 }
 
 /// Why it does not run yet: by the pod, or by an event that says more.

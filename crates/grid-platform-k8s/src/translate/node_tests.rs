@@ -201,8 +201,8 @@ fn the_last_failure_is_the_latest_that_is_known() {
         assert_eq!(found, expect, "{pod}");
     };
     use FailureReason::{
-        Exited, HostLost, ImageNotFound, ImagePullFailed, NotHealthy, OutOfMemory, Signaled,
-        VolumePending,
+        Exited, HostLost, ImageNotFound, ImagePullFailed, Interrupted, NotHealthy, OutOfMemory,
+        Signaled, VolumePending,
     };
     let noted = |pod| Shown {
         last_failure: Some(oops()),
@@ -228,6 +228,16 @@ fn the_last_failure_is_the_latest_that_is_known() {
     check(Shown::of(after(between, 1)), Some(OutOfMemory));
     let lost = changed(after(runs(), 1), |it| it.is_host_lost = true);
     check(Shown::of(lost), Some(HostLost));
+    // The end of a pod that somebody deletes is no failure of its program, also where it was not seen.
+    let unseen = || Ended {
+        reason: "ContainerStatusUnknown".into(),
+        ..self::ended(137)
+    };
+    let without = changed(runs(), |it| it.container.last = Some(unseen()));
+    check(Shown::of(without.clone()), Some(Interrupted));
+    let deleted = changed(without, |it| it.is_terminating = true);
+    check(Shown::of(deleted.clone()), None);
+    check(noted(deleted), Some(NotHealthy));
     let pulls = || pod(PodPhase::Pending, waiting("ImagePullBackOff", ""));
     let told = |pod, reason, message| Shown {
         words: Some((reason, message)),
