@@ -56,6 +56,8 @@ pub(crate) struct Situation {
     pub(crate) log_from: Option<Timestamp>,
     /// The last lines of a program that failed for good.
     pub(crate) tail: Vec<String>,
+    /// When the engine last told that the memory limit was reached.
+    pub(crate) memory_used_up: Option<Timestamp>,
     /// The container is gone.
     pub(crate) removed: bool,
 }
@@ -329,6 +331,7 @@ async fn join(inner: &Arc<Inner>, record: Record, observed: Observed) -> (Arc<No
         record: Arc::new(record),
         observed: Arc::new(observed),
         tail,
+        memory_used_up: None,
         removed: false,
     };
     let ports: Vec<u16> = situation.record.ports.values().copied().collect();
@@ -359,8 +362,9 @@ fn unseen(observed: &Observed) -> Option<Failure> {
 }
 
 /// Takes in what the engine says of a node that is known.
-async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
+async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, mut observed: Observed) {
     let now = node.now();
+    observed.out_of_memory |= used_memory_up(&observed, now.memory_used_up);
     if *now.observed == observed {
         return;
     }
@@ -400,6 +404,13 @@ async fn learn(inner: &Arc<Inner>, node: &Arc<Node>, observed: Observed) {
         })
         .await;
     }
+}
+
+/// Whether a run ended of the memory limit that an event told of. An engine that hears of the end before it hears of the limit keeps in
+/// its record of the end that there was none.
+fn used_memory_up(observed: &Observed, told: Option<Timestamp>) -> bool {
+    translate::is_killed(observed)
+        && told.is_some_and(|told| observed.started_at.is_some_and(|it| it <= told))
 }
 
 /// Notes something of a node; a loss of it by a loss of power does no harm.
@@ -450,6 +461,10 @@ pub(crate) fn hear(inner: &Arc<Inner>, event: &EventMessage, container: &str) {
     };
     let (mut failed, mut stopped) = (None, false);
     inner.registry.update(&node, |it| {
+        if event.action.as_deref() == Some("oom") {
+            // The engine is asked for the container behind this, and what it says is seen in this light.
+            it.memory_used_up = Some(at);
+        }
         // What is told of an earlier run is over.
         if it.goal != Goal::Running || it.since.is_none_or(|since| at < since) {
             return;
@@ -653,5 +668,28 @@ mod tests {
             .map(String::as_str)
             .collect();
         assert_eq!(ids, ["a", "", "b", "", "no id"]);
+    }
+    #[test]
+    fn an_end_is_of_the_memory_limit_that_was_told_of_in_its_run() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let seen = |phase, exit_code| Observed {
+            exit_code,
+            started_at: Some(at(10)),
+            ..translate::tests::observed(phase)
+        };
+        let check = |seen: Observed, told: Option<i64>, expect| {
+            assert_eq!(
+                used_memory_up(&seen, told.map(at)),
+                expect,
+                "{seen:?} {told:?}"
+            );
+        };
+        check(seen(Phase::Exited, 137), Some(12), true);
+        check(seen(Phase::Restarting, 137), Some(10), true);
+        // Of an earlier run, of a child, of nobody, or not the end of this one.
+        check(seen(Phase::Exited, 137), Some(9), false);
+        check(seen(Phase::Exited, 1), Some(12), false);
+        check(seen(Phase::Exited, 137), None, false);
+        check(seen(Phase::Running, 137), Some(12), false);
     }
 }

@@ -228,6 +228,7 @@ mod tests {
                     since: None,
                     log_from: None,
                     tail: Vec::new(),
+                    memory_used_up: None,
                     removed: false,
                 };
                 let mut note = Note::new(NodeUid::from_bytes([7; 16]));

@@ -6,7 +6,7 @@ use grid_platform_api::{
     Error, ErrorKind, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode, Timestamp,
 };
 use grid_platform_host::work::detached;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{heal::heal_later, start, stop};
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 /// How long the runtime may take from its answer to the execution of the program, and the engine to know of an end: a busy host
 /// takes its time, and nothing else is waited for.
 const EXEC_LIMIT: Duration = Duration::from_secs(10);
+
+/// How much later than of an end the engine may hear that it was of the memory limit.
+const NEWS_OF_MEMORY: Duration = Duration::from_secs(2);
 
 /// How long after a wait that broke, or that came too early, the next one is begun.
 const WAIT_PAUSE: Duration = Duration::from_millis(50);
@@ -257,8 +260,26 @@ pub(crate) fn is_before_exec(pid: u32) -> bool {
 
 /// The failure of a program that ended before it was ready, with its last lines.
 async fn early_end(inner: &Arc<Inner>, node: &Node, ended: &Situation) -> Failure {
+    let ended = &with_news_of_memory(inner, node, ended).await;
     let tail = nodes::last_lines(inner, &node.container, ended.log_from).await;
     translate::early_end(&ended.record, &ended.observed, tail)
+}
+
+/// An end with what the engine may tell of its memory limit behind it.
+async fn with_news_of_memory(inner: &Arc<Inner>, node: &Node, ended: &Situation) -> Situation {
+    let seen = &ended.observed;
+    let may_be = ended.record.config.memory_limit_mb.is_some() && inner.facts.memory_limit;
+    if !may_be || seen.out_of_memory || !translate::is_killed(seen) {
+        return ended.clone();
+    }
+    let run = seen.started_at;
+    let mut news = node.subscribe();
+    let told = news
+        .wait_for(|it| it.removed || it.observed.out_of_memory || it.observed.started_at != run);
+    match timeout(NEWS_OF_MEMORY, told).await {
+        Ok(Ok(now)) if now.observed.started_at == run => now.clone(),
+        _ => ended.clone(),
+    }
 }
 
 async fn unhealthy(inner: &Arc<Inner>, node: &Node, limit: Duration) -> Failure {

@@ -112,6 +112,12 @@ pub(crate) fn known_start_failure(words: &str) -> Option<Failure> {
     Some(refused(reason, words))
 }
 
+/// Whether its program ended by SIGKILL, as one does of its memory limit.
+pub(crate) fn is_killed(seen: &Observed) -> bool {
+    let has_ended = matches!(seen.phase, Phase::Restarting | Phase::Exited | Phase::Dead);
+    has_ended && exit(seen.exit_code) == Exit::Signal(9)
+}
+
 /// The failure of an end; `None` when the program ended with code 0 or has not ended.
 pub(crate) fn bad_end(record: &Record, seen: &Observed) -> Option<Failure> {
     if says_nothing(seen) {

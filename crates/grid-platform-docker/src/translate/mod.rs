@@ -20,8 +20,8 @@ pub(crate) use container::{
     Ground, Policy, container, grace_seconds, kept_by, unmountable, would_restart,
 };
 pub(crate) use failure::{
-    bad_end, early_end, ended, exit, is_ended_meanwhile, is_gone, is_left_over, is_port_taken,
-    known_start_failure, lacks_rights, one_line, says_nothing, start_failure,
+    bad_end, early_end, ended, exit, is_ended_meanwhile, is_gone, is_killed, is_left_over,
+    is_port_taken, known_start_failure, lacks_rights, one_line, says_nothing, start_failure,
 };
 pub(crate) use node::{Facts, node};
 pub(crate) use observed::{Read, phase_of, read};
