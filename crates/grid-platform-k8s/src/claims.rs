@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use crate::{
     error::{Fault, error},
     platform::Inner,
+    registry::Farewell,
     translate::{
         self, ClaimView, Notes, Read, Record, annotation, label, notes_text, read_claim,
         record_text,
@@ -77,7 +78,9 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<There> {
         .map_err(Fault::into_error)?;
     let Some(found) = found else {
         if let Some(known) = inner.registry.get(id).claim {
-            inner.registry.forget_claim(id, &known.uid);
+            inner
+                .registry
+                .forget_claim(id, &known.uid, Farewell::ForGood);
         }
         return Ok(There::Nothing);
     };
@@ -110,7 +113,7 @@ pub(crate) enum Made {
     Exists,
 }
 
-/// Makes the claim of a node: from here on its intent is durable.
+/// Makes the claim of a node, within this time: from here on its intent is durable.
 ///
 /// # Errors
 /// The cluster's.
@@ -118,13 +121,15 @@ pub(crate) async fn create(
     inner: &Arc<Inner>,
     record: &Record,
     notes: &Notes,
+    within: Duration,
 ) -> Result<Made, Fault> {
     let id = &record.config.node_id;
     let claim = translate::claim(inner.frame(), record, notes);
     let api = inner.access.api::<PersistentVolumeClaim>();
     let made = inner
         .access
-        .call(
+        .call_within(
+            within,
             format!("make the claim `{}`", id.native_name()),
             api.create(&PostParams::default(), &claim),
         )
@@ -188,14 +193,15 @@ pub(crate) async fn change(
     let api = inner.access.api::<PersistentVolumeClaim>();
     let mut now = Arc::new(known.clone());
     for _ in 0..TRIES {
-        inner.lease.check()?;
+        let left = inner.lease.check()?;
         let mut metadata = change.metadata();
         metadata["uid"] = json!(now.uid);
         metadata["resourceVersion"] = json!(now.resource_version);
         let patch = json!({ "metadata": metadata });
         let patched = inner
             .access
-            .call(
+            .call_within(
+                left,
                 format!("change the claim `{name}`"),
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)),
             )
@@ -222,7 +228,9 @@ pub(crate) async fn change(
                 There::Nothing => return Err(Error::not_found(id)),
             },
             Err(fault) if fault.is_not_found() => {
-                inner.registry.forget_claim(id, &known.uid);
+                inner
+                    .registry
+                    .forget_claim(id, &known.uid, Farewell::ForGood);
                 return Err(Error::not_found(id));
             }
             Err(fault) => return Err(fault.into_error()),
@@ -241,7 +249,7 @@ pub(crate) async fn change(
 pub(crate) async fn delete(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> {
     let id = &known.node_id;
     let name = id.native_name();
-    inner.lease.check()?;
+    let left = inner.lease.check()?;
     let api = inner.access.api::<PersistentVolumeClaim>();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -252,7 +260,8 @@ pub(crate) async fn delete(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> 
     };
     let asked = inner
         .access
-        .call(
+        .call_within(
+            left,
             format!("delete the claim `{name}`"),
             api.delete(&name, &params),
         )
@@ -260,7 +269,9 @@ pub(crate) async fn delete(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> 
     match asked {
         Ok(_) => {}
         Err(fault) if fault.is_not_found() || fault.is_conflict() => {
-            inner.registry.forget_claim(id, &known.uid);
+            inner
+                .registry
+                .forget_claim(id, &known.uid, Farewell::ForGood);
             return Ok(());
         }
         Err(fault) => return Err(fault.into_error()),
@@ -294,7 +305,9 @@ pub(crate) async fn gone(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> {
         .map_err(Fault::into_error)?;
     match left.filter(|it| it.uid().as_deref() == Some(&known.uid)) {
         None => {
-            inner.registry.forget_claim(id, &known.uid);
+            inner
+                .registry
+                .forget_claim(id, &known.uid, Farewell::ForGood);
             Ok(())
         }
         Some(left) => {

@@ -168,7 +168,12 @@ impl Fault {
 
     /// What a list or watch goes on from is no longer known: it has to begin anew.
     pub(crate) fn is_gone(&self) -> bool {
-        self.status() == Some(410) || self.reason() == reason::EXPIRED
+        self.status() == Some(410)
+            || self.reason() == reason::EXPIRED
+            // It is of a time that the server does not know yet: a backup was played back.
+            || self
+                .refusal()
+                .is_some_and(|it| it.message.contains("Too large resource version"))
     }
 
     /// Nobody knows whether it was done: it may have been, it may yet be.
@@ -231,6 +236,8 @@ impl Fault {
                 format!("cannot get credentials for the API server at `{server}`"),
             )
             .with_source(io::Error::other(words))
+            // What gives them may do so the next time.
+            .with_retryable(true)
             .with_hint(
                 "Mend the user of the kubeconfig's context: its token file is read, and its `exec` program is run, by the agent.",
             ),

@@ -162,7 +162,7 @@ fn credentials_that_are_not_accepted() {
     check(
         refused(status(401, "Unauthorized", "Unauthorized")),
         ErrorKind::PermissionDenied,
-        false,
+        true,
         "error: cannot make the pod `sutra-grid-a`: the API server at `https://cluster:6443` does not accept the credentials
 hint: Renew the token or certificate of the kubeconfig's user: it is another cluster's, has expired or was taken back. `kubectl get --raw /version` with the same kubeconfig tries it.",
     );
@@ -181,6 +181,9 @@ fn one_status_of_two_meanings_is_told_apart() {
     assert!(race.into_error().is_retryable());
     let gone = refused(status(410, "Expired", "too old resource version"));
     assert!(gone.is_gone());
+    let ahead = "Too large resource version: 9, current: 3";
+    assert!(refused(status(504, "Timeout", ahead)).is_gone());
+    assert!(!refused(status(504, "Timeout", "")).is_gone());
     assert_eq!(gone.into_error().kind(), ErrorKind::Stale);
 }
 
@@ -215,7 +218,7 @@ fn credentials_that_cannot_be_got() {
     check(
         fault(kube::Error::Service(Box::new(why))),
         ErrorKind::PermissionDenied,
-        false,
+        true,
         "error: cannot get credentials for the API server at `https://cluster:6443`
   caused by: the program `login` of `exec` ended with exit status: 3
 hint: Mend the user of the kubeconfig's context: its token file is read, and its `exec` program is run, by the agent.",

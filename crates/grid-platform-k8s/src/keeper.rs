@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How long a lease that is not renewed is left to its holder.
-const DURATION: Duration = Duration::from_secs(15);
+pub(crate) const DURATION: Duration = Duration::from_secs(15);
 /// The longest that another version's lease is waited for.
 const LONGEST: Duration = Duration::from_secs(60);
 /// How often it is renewed.

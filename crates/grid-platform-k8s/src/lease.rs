@@ -19,11 +19,13 @@ use crate::{
     config::KubernetesConfig,
     error::{PLATFORM, error},
     holder::Alive,
-    keeper::{AGAIN, Attempt, Keeper, SOON},
+    keeper::{AGAIN, Attempt, DURATION, Keeper, SOON},
 };
 
 /// How long after the last renewal was sent the holder still writes: well before another one can take the lease.
 const WRITE: Duration = Duration::from_secs(10);
+/// How much sooner a write is over than another one can take the lease.
+const MARGIN: Duration = Duration::from_secs(1);
 /// How long an opener waits for a lease that somebody else holds.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -110,16 +112,17 @@ impl Lease {
         }))
     }
 
-    /// Whether this one may write now.
+    /// Whether this one may write now, and how long a write that begins now may take: it is over before another one can take the lease.
     ///
     /// # Errors
     /// One that a retry can help, while the lease is somebody else's or could not be renewed in time: `Unavailable`, or why the
     /// server refuses to have it renewed.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<Duration> {
         let state = self.shared.state();
         let name = &self.shared.name;
-        if state.renewed.is_some_and(|it| it.elapsed() < WRITE) {
-            return Ok(());
+        let since = state.renewed.map(|it| it.elapsed());
+        if let Some(since) = since.filter(|it| *it < WRITE) {
+            return Ok((DURATION - MARGIN).saturating_sub(since));
         }
         if let Some(why) = &state.why {
             return Err(why.copied().with_platform(PLATFORM).with_retryable(true));

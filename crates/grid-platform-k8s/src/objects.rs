@@ -15,7 +15,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    claims::foreign,
+    claims::{self, There, foreign},
     error::{Fault, error},
     platform::Inner,
     translate::{Read, label, ownership},
@@ -62,10 +62,11 @@ pub(crate) async fn ensure<K: Beside>(
     let api = inner.access.api::<K>();
     let deadline = Instant::now() + GONE_LIMIT;
     loop {
-        inner.lease.check()?;
+        let left = inner.lease.check()?;
         let made = inner
             .access
-            .call(
+            .call_within(
+                left,
                 format!("make the {what} `{name}`"),
                 api.create(&PostParams::default(), object),
             )
@@ -90,6 +91,7 @@ pub(crate) async fn ensure<K: Beside>(
                     return Ok(there);
                 }
                 if !deleted {
+                    is_left_over(inner, id, uid).await?;
                     delete_one::<K>(inner, id, &there.uid().unwrap_or_default()).await?;
                 }
             }
@@ -111,6 +113,21 @@ pub(crate) async fn ensure<K: Beside>(
             .into());
         }
         sleep(GONE_PAUSE).await;
+    }
+}
+
+/// Sees that what is there under a node's name belongs to no other node than this incarnation: one whose claim was not known may have it.
+///
+/// # Errors
+/// That there is one; `Corrupt` where it cannot be told; the cluster's.
+async fn is_left_over(inner: &Arc<Inner>, id: &NodeId, uid: &NodeUid) -> Result<()> {
+    match claims::look(inner, id).await? {
+        There::Ours(claim) if claim.record.as_ref().is_some_and(|it| it.uid != *uid) => Err(error(
+            ErrorKind::Unavailable,
+            format!("the node `{id}` is made by somebody else just now"),
+        )
+        .with_hint("Try again: what it is then is looked at first.")),
+        _ => Ok(()),
     }
 }
 
@@ -138,7 +155,7 @@ impl Trouble {
 }
 
 async fn delete_one<K: Beside>(inner: &Arc<Inner>, id: &NodeId, uid: &str) -> Result<()> {
-    inner.lease.check()?;
+    let left = inner.lease.check()?;
     let name = id.native_name();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -150,7 +167,8 @@ async fn delete_one<K: Beside>(inner: &Arc<Inner>, id: &NodeId, uid: &str) -> Re
     let api = inner.access.api::<K>();
     let asked = inner
         .access
-        .call(
+        .call_within(
+            left,
             format!("delete the {} `{name}`", K::WHAT),
             api.delete(&name, &params),
         )

@@ -155,7 +155,7 @@ impl Inner {
         if entry.record().is_some() {
             return Ok(entry);
         }
-        Err(lifecycle::unknown(self, id).await)
+        lifecycle::unknown(self, id).await
     }
 }
 

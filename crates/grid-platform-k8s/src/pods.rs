@@ -11,6 +11,7 @@ use crate::{
     claims::foreign,
     error::{Fault, error},
     platform::Inner,
+    registry::Farewell,
     translate::{self, PodView, Read, Record, grace_seconds, read_pod},
 };
 
@@ -43,10 +44,11 @@ pub(crate) async fn create(inner: &Arc<Inner>, record: &Record) -> Result<Result
     }
     let api = inner.access.api::<Pod>();
     for _ in 0..TRIES {
-        inner.lease.check()?;
+        let left = inner.lease.check()?;
         let made = inner
             .access
-            .call(
+            .call_within(
+                left,
                 format!("make the pod `{name}`"),
                 api.create(&PostParams::default(), &pod),
             )
@@ -59,8 +61,8 @@ pub(crate) async fn create(inner: &Arc<Inner>, record: &Record) -> Result<Result
         let Some(there) = look(inner, id).await? else {
             continue;
         };
-        if there.node_uid.as_ref() == Some(&record.uid) && !there.is_terminating && is_live(&there)
-        {
+        let is_own = there.node_uid.as_ref() == Some(&record.uid);
+        if is_own && !there.is_terminating && is_live(record, &there) {
             return Ok(Ok(there));
         }
         end(inner, id, record.config.stop.grace, false).await?;
@@ -72,9 +74,10 @@ pub(crate) async fn create(inner: &Arc<Inner>, record: &Record) -> Result<Result
 }
 
 /// Whether the pod's program runs or is about to.
-pub(crate) fn is_live(pod: &PodView) -> bool {
+pub(crate) fn is_live(record: &Record, pod: &PodView) -> bool {
     use translate::PodPhase::{Pending, Running, Unknown};
-    matches!(pod.phase, Pending | Running | Unknown)
+    // What others put beside it may run on.
+    matches!(pod.phase, Pending | Running | Unknown) && !translate::is_over(record, pod)
 }
 
 fn view(inner: &Arc<Inner>, id: &NodeId, pod: &Pod) -> Result<PodView> {
@@ -103,7 +106,7 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodVi
         Some(pod) => view(inner, id, &pod).map(Some),
         None => {
             if let Some(known) = inner.registry.get(id).pod {
-                inner.registry.forget_pod(id, &known.uid);
+                inner.registry.forget_pod(id, &known.uid, Farewell::ForGood);
             }
             Ok(None)
         }
@@ -129,7 +132,7 @@ pub(crate) async fn end(
         None => look(inner, id).await?,
     };
     while let Some(now) = pod {
-        inner.lease.check()?;
+        let left = inner.lease.check()?;
         let params = DeleteParams {
             grace_period_seconds: Some(if force { 0 } else { grace_seconds(grace) }),
             preconditions: Some(Preconditions {
@@ -140,7 +143,11 @@ pub(crate) async fn end(
         };
         let asked = inner
             .access
-            .call(format!("end the pod `{name}`"), api.delete(&name, &params))
+            .call_within(
+                left,
+                format!("end the pod `{name}`"),
+                api.delete(&name, &params),
+            )
             .await;
         match asked {
             Ok(_) => wait_gone(inner, id, &now, grace).await,

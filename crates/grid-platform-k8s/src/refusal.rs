@@ -153,7 +153,9 @@ pub(crate) fn tell(status: &Status, server: &str, namespace: &str) -> Told {
             ErrorKind::PermissionDenied,
             format!("the API server at `{server}` does not accept the credentials"),
             "Renew the token or certificate of the kubeconfig's user: it is another cluster's, has expired or was taken back. `kubectl get --raw /version` with the same kubeconfig tries it.",
-        ),
+        )
+        // They may be renewed beneath it.
+        .retryable(true),
         403 if is_quota(status) => Told::new(
             ErrorKind::Exhausted,
             quota(&status.message, namespace),

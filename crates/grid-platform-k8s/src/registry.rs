@@ -1,10 +1,11 @@
 //! All nodes in memory, as the cluster last said they are.
 //!
 //! What watches the cluster (`watch.rs`) and every answer to a call of ours bring claims and pods; the newer version of each counts.
-//! One that was seen to be gone does not come back, however late something older is told of it.
+//! One that was seen to be gone does not come back, however late something older is told of it. One that only was not ours any more, by its
+//! labels or by what is written on it, comes back with a later version.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -111,18 +112,58 @@ impl Synced {
     }
 }
 
+/// How an object went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Farewell {
+    /// There is none of this uid, and never will be.
+    ForGood,
+    /// At this version it was not among ours.
+    At(String),
+}
+
 #[derive(Default)]
 struct State {
     entries: BTreeMap<NodeId, Entry>,
-    gone: HashSet<String>,
+    /// How objects went, by their uids.
+    gone: HashMap<String, Farewell>,
     gone_in_order: VecDeque<String>,
+    /// The version of the last list of each kind.
+    listed: HashMap<Kind, u64>,
 }
 
 impl State {
-    fn bury(&mut self, uid: &str) {
-        if self.gone.insert(uid.to_owned()) {
-            self.gone_in_order.push_back(uid.to_owned());
+    fn is_gone(&self, uid: &str, version: &str) -> bool {
+        match self.gone.get(uid) {
+            Some(Farewell::ForGood) => true,
+            Some(Farewell::At(last)) => !is_newer(version, last),
+            None => false,
         }
+    }
+
+    /// Whether a list of this version is of a time before an earlier list: versions only grow, but where a backup was played back. Then
+    /// what was gone may be there again.
+    fn is_of_the_past(&mut self, kind: Kind, version: &str) -> bool {
+        let Ok(version) = version.parse() else {
+            return false;
+        };
+        let before = self.listed.insert(kind, version);
+        let is_past = before.is_some_and(|it| version < it);
+        if is_past {
+            self.gone.clear();
+            self.gone_in_order.clear();
+        }
+        is_past
+    }
+
+    fn bury(&mut self, uid: &str, farewell: Farewell) {
+        if let Some(known) = self.gone.get_mut(uid) {
+            if *known != Farewell::ForGood {
+                *known = farewell;
+            }
+            return;
+        }
+        self.gone.insert(uid.to_owned(), farewell);
+        self.gone_in_order.push_back(uid.to_owned());
         if self.gone_in_order.len() > GONE
             && let Some(oldest) = self.gone_in_order.pop_front()
         {
@@ -233,10 +274,10 @@ impl Registry {
             .send_if_modified(|it| std::mem::replace(&mut it.server, answers) != answers);
     }
 
-    /// Changes what is known of an id, and tells who watches if that shows.
-    fn update<T>(&self, id: &NodeId, change: impl FnOnce(&mut Entry) -> T) -> T {
+    /// Changes what is known, by one step: nothing comes in between.
+    fn step<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
-        let result = self.update_in(&mut state, id, change);
+        let result = change(&mut state);
         drop(state);
         self.version.send_modify(|it| *it += 1);
         result
@@ -275,39 +316,54 @@ impl Registry {
 
     /// Takes in a claim; `false` when something newer is known.
     pub(crate) fn learn_claim(&self, view: ClaimView) -> bool {
-        if self.lock().gone.contains(&view.uid) {
-            return false;
-        }
-        self.update(&view.node_id.clone(), |entry| {
+        self.step(|state| {
+            let is_gone = state.is_gone(&view.uid, &view.resource_version);
+            !is_gone && self.take_claim(state, view, false)
+        })
+    }
+
+    /// Takes in a claim if it is newer than what is known; with `anew` whatever is known.
+    fn take_claim(&self, state: &mut State, view: ClaimView, anew: bool) -> bool {
+        self.update_in(state, &view.node_id.clone(), |entry| {
             let known = entry.claim.as_ref();
             let newer =
                 known.is_none_or(|it| is_newer(&view.resource_version, &it.resource_version));
-            if newer {
+            if newer || anew {
                 entry.claim = Some(Arc::new(view));
             }
-            newer
+            newer || anew
         })
     }
 
     /// Takes in a pod, with the last lines of its log where they are known; `false` when something newer is known.
     pub(crate) fn learn_pod(&self, view: PodView, tail: Option<Vec<String>>) -> bool {
-        if self.lock().gone.contains(&view.uid) {
-            return false;
-        }
-        self.update(&view.node_id.clone(), |entry| {
+        self.step(|state| {
+            let is_gone = state.is_gone(&view.uid, &view.resource_version);
+            !is_gone && self.take_pod(state, view, tail, false)
+        })
+    }
+
+    fn take_pod(
+        &self,
+        state: &mut State,
+        view: PodView,
+        tail: Option<Vec<String>>,
+        anew: bool,
+    ) -> bool {
+        self.update_in(state, &view.node_id.clone(), |entry| {
             if let Some(tail) = tail {
                 entry.tail = Some((view.uid.clone(), tail));
             }
             let known = entry.pod.as_ref();
             let newer =
                 known.is_none_or(|it| is_newer(&view.resource_version, &it.resource_version));
-            if newer {
+            if newer || anew {
                 if let Some(before) = known.filter(|it| it.uid != view.uid) {
                     entry.last = Some(Arc::clone(before));
                 }
                 entry.pod = Some(Arc::new(view));
             }
-            newer
+            newer || anew
         })
     }
 
@@ -319,26 +375,36 @@ impl Registry {
 
     /// Takes in what the cluster says of a pod.
     pub(crate) fn learn_words(&self, id: &NodeId, uid: &str, reason: &str, message: &str) {
-        self.update(id, |entry| {
-            if entry.pod.as_ref().is_some_and(|it| it.uid == uid) {
-                entry.words = Some((uid.to_owned(), reason.to_owned(), message.to_owned()));
-            }
+        self.step(|state| {
+            self.update_in(state, id, |entry| {
+                if entry.pod.as_ref().is_some_and(|it| it.uid == uid) {
+                    entry.words = Some((uid.to_owned(), reason.to_owned(), message.to_owned()));
+                }
+            });
         });
         self.tell(Change::Said(id.clone(), format!("{reason}: {message}")));
     }
 
-    /// Takes out a claim that is gone.
-    pub(crate) fn forget_claim(&self, id: &NodeId, uid: &str) {
-        self.lock().bury(uid);
-        self.update(id, |entry| {
+    /// Takes out a claim that went.
+    pub(crate) fn forget_claim(&self, id: &NodeId, uid: &str, farewell: Farewell) {
+        self.step(|state| self.drop_claim(state, id, uid, farewell));
+    }
+
+    fn drop_claim(&self, state: &mut State, id: &NodeId, uid: &str, farewell: Farewell) {
+        state.bury(uid, farewell);
+        self.update_in(state, id, |entry| {
             entry.claim.take_if(|it| it.uid == uid);
         });
     }
 
-    /// Takes out a pod that is gone.
-    pub(crate) fn forget_pod(&self, id: &NodeId, uid: &str) {
-        self.lock().bury(uid);
-        self.update(id, |entry| {
+    /// Takes out a pod that went.
+    pub(crate) fn forget_pod(&self, id: &NodeId, uid: &str, farewell: Farewell) {
+        self.step(|state| self.drop_pod(state, id, uid, farewell));
+    }
+
+    fn drop_pod(&self, state: &mut State, id: &NodeId, uid: &str, farewell: Farewell) {
+        state.bury(uid, farewell);
+        self.update_in(state, id, |entry| {
             if let Some(gone) = entry.pod.take_if(|it| it.uid == uid) {
                 entry.last = Some(gone);
             }
@@ -348,32 +414,50 @@ impl Registry {
     /// Takes in all claims that there were at a version: those that are known and not among them are gone, unless they are newer.
     pub(crate) fn reset_claims(&self, views: Vec<ClaimView>, version: &str) {
         let there: HashSet<String> = views.iter().map(|it| it.uid.clone()).collect();
-        for view in views {
-            self.learn_claim(view);
-        }
-        for (id, entry) in self.all() {
-            if let Some(claim) = entry.claim
-                && !there.contains(&claim.uid)
-                && !is_newer(&claim.resource_version, version)
-            {
-                self.forget_claim(&id, &claim.uid);
+        self.step(|state| {
+            let anew = state.is_of_the_past(Kind::Claims, version);
+            for view in views {
+                if anew || !state.is_gone(&view.uid, &view.resource_version) {
+                    self.take_claim(state, view, anew);
+                }
             }
-        }
+            let known = state.entries.iter().filter_map(|(id, entry)| {
+                let claim = entry.claim.as_ref()?;
+                Some((id.clone(), Arc::clone(claim)))
+            });
+            for (id, claim) in known.collect::<Vec<_>>() {
+                let is_later = !anew && is_newer(&claim.resource_version, version);
+                if !there.contains(&claim.uid) && !is_later {
+                    self.drop_claim(state, &id, &claim.uid, Farewell::At(version.to_owned()));
+                }
+            }
+        });
     }
 
     /// Takes in all pods that there were at a version, as [`reset_claims`](Self::reset_claims) does claims.
     pub(crate) fn reset_pods(&self, views: Vec<(PodView, Option<Vec<String>>)>, version: &str) {
         let there: HashSet<String> = views.iter().map(|it| it.0.uid.clone()).collect();
-        for (view, tail) in views {
-            self.learn_pod(view, tail);
-        }
-        for (id, entry) in self.all() {
-            if let Some(pod) = entry.pod
-                && !there.contains(&pod.uid)
-                && !is_newer(&pod.resource_version, version)
-            {
-                self.forget_pod(&id, &pod.uid);
+        self.step(|state| {
+            let anew = state.is_of_the_past(Kind::Pods, version);
+            for (view, tail) in views {
+                if anew || !state.is_gone(&view.uid, &view.resource_version) {
+                    self.take_pod(state, view, tail, anew);
+                }
             }
-        }
+            let known = state.entries.iter().filter_map(|(id, entry)| {
+                let pod = entry.pod.as_ref()?;
+                Some((id.clone(), Arc::clone(pod)))
+            });
+            for (id, pod) in known.collect::<Vec<_>>() {
+                let is_later = !anew && is_newer(&pod.resource_version, version);
+                if !there.contains(&pod.uid) && !is_later {
+                    self.drop_pod(state, &id, &pod.uid, Farewell::At(version.to_owned()));
+                }
+            }
+        });
     }
 }
+
+#[cfg(test)]
+#[path = "registry_tests.rs"]
+mod tests;

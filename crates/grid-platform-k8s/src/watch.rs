@@ -30,7 +30,7 @@ use tokio::{
         broadcast::{Receiver, error::RecvError},
         watch,
     },
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ use crate::{
     lease::Beat,
     logs,
     platform::Inner,
-    registry::{Change, Kind, Registry},
+    registry::{Change, Farewell, Kind, Registry},
     translate::{PodPhase, PodView, Read, label, one_line, read_claim, read_pod},
 };
 
@@ -109,6 +109,15 @@ fn ours<K: Resource, V>(object: &K, read: Read<V>) -> Option<V> {
     }
 }
 
+/// Of which node an object is by its name, its uid, and its version as the last that was ours.
+fn farewell<K: Resource>(object: &K) -> (Option<NodeId>, String, Farewell) {
+    let meta = object.meta();
+    let id = meta.name.as_deref().and_then(NodeId::from_native_name);
+    let version = meta.resource_version.clone().unwrap_or_default();
+    let uid = meta.uid.clone().unwrap_or_default();
+    (id, uid, Farewell::At(version))
+}
+
 impl Watched for PersistentVolumeClaim {
     const WHAT: &'static str = "claims";
 
@@ -124,8 +133,9 @@ impl Watched for PersistentVolumeClaim {
     }
 
     fn forget(inner: &Arc<Inner>, one: Self) {
-        if let Some(view) = ours(&one, read_claim(&one, &inner.install.owner)) {
-            inner.registry.forget_claim(&view.node_id, &view.uid);
+        let (id, uid, last) = farewell(&one);
+        if let Some(id) = id {
+            inner.registry.forget_claim(&id, &uid, last);
         }
     }
 
@@ -158,10 +168,12 @@ impl Watched for Pod {
 
     fn forget(inner: &Arc<Inner>, one: Self) {
         if let Some(view) = ours(&one, read_pod(&one, &inner.install.owner)) {
-            let (id, uid) = (view.node_id.clone(), view.uid.clone());
             // How it ended, where that was not told before.
             inner.registry.learn_pod(view, None);
-            inner.registry.forget_pod(&id, &uid);
+        }
+        let (id, uid, last) = farewell(&one);
+        if let Some(id) = id {
+            inner.registry.forget_pod(&id, &uid, last);
         }
     }
 
@@ -216,14 +228,23 @@ async fn tail(inner: &Arc<Inner>, view: &PodView) -> Vec<String> {
 impl Inner {
     /// Takes in a claim that the cluster told of.
     pub(crate) fn take_claim(&self, claim: &PersistentVolumeClaim) {
-        if let Some(view) = ours(claim, read_claim(claim, &self.install.owner)) {
-            self.registry.learn_claim(view);
+        match (
+            ours(claim, read_claim(claim, &self.install.owner)),
+            farewell(claim),
+        ) {
+            (Some(view), _) => drop(self.registry.learn_claim(view)),
+            // What was known of it says no more what it is.
+            (None, (Some(id), uid, last)) => self.registry.forget_claim(&id, &uid, last),
+            (None, _) => {}
         }
     }
 
     /// Takes in a pod that the cluster told of. One that failed for good is taken in with its last lines.
     pub(crate) fn take_pod(self: &Arc<Self>, pod: &Pod) {
         let Some(view) = ours(pod, read_pod(pod, &self.install.owner)) else {
+            if let (Some(id), uid, last) = farewell(pod) {
+                self.registry.forget_pod(&id, &uid, last);
+            }
             return;
         };
         if !wants_tail(self, &view) {
@@ -432,11 +453,14 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
     beats.mark_unchanged();
     drop(strong);
     let mut version = from;
+    // The server ends it before that. One that hangs does not, nor does what stands in front of one that died.
+    let end = Instant::now() + Duration::from_secs(WATCH.into()) + LATE;
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             // A connection that died without a word is not told from a quiet one: where the server was silent, it is made anew.
             true = came_back(&mut beats) => return Ended::At(version),
+            () = sleep_until(end) => return Ended::At(version),
         };
         let Some(inner) = inner.upgrade() else {
             return Ended::Closed;

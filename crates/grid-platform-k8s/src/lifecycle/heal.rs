@@ -2,12 +2,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use grid_platform_api::{NodeId, NodeUid, Result, StopPolicy, fault};
+use grid_platform_api::{ErrorKind, NodeId, NodeUid, Result, StopPolicy, fault};
 use grid_platform_host::error::Context;
 use k8s_openapi::api::core::v1::{Secret, Service};
 
 use super::{remove, stop};
-use crate::{objects, platform::Inner, pods, registry::Entry, translate::Goal};
+use crate::{
+    claims::{self, There},
+    objects,
+    platform::Inner,
+    pods,
+    registry::Entry,
+    translate::Goal,
+};
 
 /// Looks through all that there is when the platform is opened: stops and removes that were cut short are finished in the background, and
 /// what belongs to no node is taken away. A node whose start was cut short is shown as stopped with no end of its own, which its next
@@ -36,18 +43,51 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
             });
         }
     }
-    for (id, uid) in objects::all::<Service>(inner).await? {
-        if uid.is_none() || nodes.get(&id) != uid.as_ref() {
-            objects::delete::<Service>(inner, &id, uid.as_ref()).await?;
-        }
+    let services = objects::all::<Service>(inner).await?;
+    for (id, uid) in left_over(inner, &nodes, services).await {
+        objects::delete::<Service>(inner, &id, uid.as_ref()).await?;
     }
     fault::point("k8s-heal-after-services").cannot("take away what belongs to no node")?;
-    for (id, uid) in objects::all::<Secret>(inner).await? {
-        if uid.is_none() || nodes.get(&id) != uid.as_ref() {
-            objects::delete::<Secret>(inner, &id, uid.as_ref()).await?;
-        }
+    let secrets = objects::all::<Secret>(inner).await?;
+    for (id, uid) in left_over(inner, &nodes, secrets).await {
+        objects::delete::<Secret>(inner, &id, uid.as_ref()).await?;
     }
     Ok(())
+}
+
+/// Those of the objects that belong to no node.
+async fn left_over(
+    inner: &Arc<Inner>,
+    nodes: &BTreeMap<NodeId, NodeUid>,
+    objects: Vec<(NodeId, Option<NodeUid>)>,
+) -> Vec<(NodeId, Option<NodeUid>)> {
+    let mut left = Vec::new();
+    for (id, uid) in objects {
+        let is_left = match (nodes.get(&id), &uid) {
+            // One that does not say of which incarnation it is stays with the node that there is.
+            (Some(node), Some(uid)) => node != uid,
+            (Some(_), None) => false,
+            (None, _) => has_no_node(inner, &id).await,
+        };
+        if is_left {
+            left.push((id, uid));
+        }
+    }
+    left
+}
+
+/// Whether an id of which nothing is known has no node: one whose claim cannot be understood has one, and all that is its own stays.
+async fn has_no_node(inner: &Arc<Inner>, id: &NodeId) -> bool {
+    match claims::look(inner, id).await {
+        Ok(There::Nothing) => true,
+        Ok(There::Ours(claim)) => claim.record.is_none(),
+        // There was nothing of ours to begin with but what is left over.
+        Err(e) if e.kind() == ErrorKind::OwnedByOther => true,
+        Err(e) => {
+            tracing::warn!(node = %id, error = %e, "what there is of the node is left alone");
+            false
+        }
+    }
 }
 
 fn wants_healing(entry: &Entry) -> bool {
@@ -70,6 +110,9 @@ async fn finish(inner: &Arc<Inner>, id: &NodeId) -> Result<()> {
         return Ok(());
     }
     let (Some(claim), Some(record)) = (&entry.claim, entry.record()) else {
+        if !has_no_node(inner, id).await {
+            return Ok(());
+        }
         return pods::end(inner, id, StopPolicy::default().grace, false).await;
     };
     match &claim.notes.goal {

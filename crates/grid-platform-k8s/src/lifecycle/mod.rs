@@ -12,7 +12,7 @@ mod stop;
 
 use std::sync::Arc;
 
-use grid_platform_api::{Error, NodeId};
+use grid_platform_api::{Error, NodeId, Result};
 
 pub(crate) use heal::heal;
 pub(crate) use remove::{list_data, remove};
@@ -22,12 +22,19 @@ pub(crate) use stop::stop;
 use crate::{
     claims::{self, There},
     platform::Inner,
+    registry::Entry,
 };
 
-/// What to say of an id that no node here has: that there is none, or whose the claim of its name is.
-pub(crate) async fn unknown(inner: &Arc<Inner>, id: &NodeId) -> Error {
-    match claims::look(inner, id).await {
-        Ok(There::Nothing | There::Ours(_)) => Error::not_found(id),
-        Err(e) => e,
+/// Asks the cluster for a node that nothing is known of.
+///
+/// # Errors
+/// `NotFound`; whose the claim of its name is, or that it cannot be understood; the cluster's.
+pub(crate) async fn unknown(inner: &Arc<Inner>, id: &NodeId) -> Result<Entry> {
+    if let There::Ours(_) = claims::look(inner, id).await? {
+        let entry = inner.registry.get(id);
+        if entry.record().is_some() {
+            return Ok(entry);
+        }
     }
+    Err(Error::not_found(id))
 }

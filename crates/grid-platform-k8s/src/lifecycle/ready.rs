@@ -13,7 +13,9 @@ use crate::{
     error::error,
     logs,
     platform::Inner,
-    translate::{self, ContainerState, Ended, Goal, PodPhase, PodView, Record, why_pending},
+    pods,
+    registry::Entry,
+    translate::{self, ContainerState, Ended, Goal, PodView, Record, why_pending},
     watch::TAIL,
 };
 
@@ -30,11 +32,14 @@ enum Came {
     Never(Failure),
     /// Its health check did not pass in time.
     Late(Duration),
-    /// The pod is gone, or is being ended by somebody else.
-    Gone,
+    /// The pod is gone, is being ended by somebody else, or lost its place: why. Its program did not end of itself.
+    Lost(Failure),
+    /// It cannot be told: the cluster does not answer.
+    Unsure(Error),
 }
 
-/// Waits for the start that was just made; one that fails is ended, and stays failed.
+/// Waits for the start that was just made; one that fails is ended, and stays failed. One whose pod was taken away did not fail, and can be
+/// made again.
 pub(super) async fn wait(
     inner: &Arc<Inner>,
     record: &Record,
@@ -44,7 +49,11 @@ pub(super) async fn wait(
     let came = until(inner, record, pod, mode, Duration::ZERO).await;
     let failure = match came {
         Came::Ready => return shown(inner, record),
-        other => failure(inner, record, pod, other).await,
+        Came::Lost(failure) => return Err(lost(record, failure)),
+        Came::Unsure(why) => return Err(why),
+        Came::Ended(ended) => early_end(inner, record, &ended).await,
+        Came::Never(failure) => failure,
+        Came::Late(limit) => unhealthy(inner, record, limit).await,
     };
     let (ending, its, pod_uid) = (Arc::clone(inner), record.clone(), pod.uid.clone());
     let work = async move {
@@ -66,7 +75,7 @@ pub(super) async fn wait(
 /// Waits for a start that was made before, and changes nothing: neither when it is not ready in time nor when it fails.
 ///
 /// # Errors
-/// `SpawnFailed` when it ended first; `Timeout` when it is not ready in time.
+/// `SpawnFailed` when it ended first; `Timeout` when it is not ready in time; `Stale` while the cluster does not answer.
 pub(super) async fn join(
     inner: &Arc<Inner>,
     record: &Record,
@@ -83,16 +92,24 @@ pub(super) async fn join(
     let id = &record.config.node_id;
     match until(inner, record, pod, mode, ran).await {
         Came::Ready => shown(inner, record),
+        Came::Lost(failure) => Err(lost(record, failure)),
+        Came::Unsure(why) => Err(why),
+        Came::Ended(ended) => Err(Error::spawn_failed(
+            id,
+            early_end(inner, record, &ended).await,
+        )),
+        Came::Never(failure) => Err(Error::spawn_failed(id, failure)),
         Came::Late(limit) => Err(error(
             ErrorKind::Timeout,
             format!("the node `{id}` was started before and is not ready after {limit:?}"),
         )
         .with_hint("`grid logs ID` shows what the program says.")),
-        other => {
-            let failure = failure(inner, record, pod, other).await;
-            Err(Error::spawn_failed(id, failure))
-        }
     }
+}
+
+/// The error of a start that was undone by somebody else: the next one can be another.
+fn lost(record: &Record, failure: Failure) -> Error {
+    Error::spawn_failed(&record.config.node_id, failure).with_retryable(true)
 }
 
 fn shown(inner: &Arc<Inner>, record: &Record) -> Result<SpawnedNode> {
@@ -111,55 +128,121 @@ async fn until(
     mode: ReadyMode,
     ran: Duration,
 ) -> Came {
+    let mut wait = Wait {
+        restarts: pod.container.restarts,
+        give_up: Instant::now() + inner.config.start_timeout(),
+        runs_since: None,
+        mode,
+        ran,
+    };
     let id = &record.config.node_id;
-    let restarts = pod.container.restarts;
     let mut news = inner.registry.version();
-    let give_up = Instant::now() + inner.config.start_timeout();
-    let mut runs_since: Option<Instant> = None;
+    // What is known may be of before an outage: nothing is given up by that.
+    let mut is_fresh = false;
     loop {
         let entry = inner.registry.get(id);
-        let Some(now) = entry.own_pod().filter(|it| it.uid == pod.uid) else {
-            return Came::Gone;
-        };
-        // What the cluster did to it says more than how its program ended of that.
-        let was_given_up = now.phase == PodPhase::Failed && now.reason.is_some();
-        if let Some(ended) = ended(now, restarts).filter(|_| !was_given_up) {
-            return Came::Ended(ended);
-        }
-        if now.is_terminating {
-            return Came::Gone;
-        }
-        let wake = if matches!(now.container.state, ContainerState::Running { .. }) {
-            let since = *runs_since.get_or_insert_with(Instant::now);
-            match mode {
-                ReadyMode::Started => return Came::Ready,
-                ReadyMode::Healthy { .. } if now.is_ready => return Came::Ready,
-                ReadyMode::Healthy { timeout } if since.elapsed() >= timeout => {
-                    return Came::Late(timeout);
+        let wake = match wait.look(inner, record, pod, &entry) {
+            Look::Over(came @ (Came::Ready | Came::Ended(_))) => return came,
+            Look::Over(came) if is_fresh => return came,
+            Look::Over(_) => {
+                let looked = async {
+                    inner.synced().await?;
+                    pods::look(inner, id).await
+                };
+                if let Err(why) = looked.await {
+                    return Came::Unsure(why);
                 }
-                ReadyMode::Healthy { timeout } => since + timeout,
-                ReadyMode::Alive { for_ } => {
-                    let enough = since + for_.saturating_sub(ran) + NOTICED;
-                    if Instant::now() >= enough {
-                        return Came::Ready;
-                    }
-                    enough
-                }
+                is_fresh = true;
+                continue;
             }
-        } else {
-            let why = why_pending(record, entry.claim.as_deref(), now);
-            match why {
-                Some((failure, false)) => return Came::Never(failure),
-                Some((failure, true)) if Instant::now() >= give_up => return Came::Never(failure),
-                None if Instant::now() >= give_up => return Came::Never(not_in_time(inner)),
-                _ => give_up,
-            }
+            Look::Wait(wake) => wake,
         };
-        // What cannot be heard of now is when the server is back.
+        is_fresh = false;
+        // It ends with the platform.
         if let Ok(Err(_)) = timeout_at(wake, news.changed()).await {
-            return Came::Gone;
+            return Came::Lost(gone());
         }
     }
+}
+
+/// What one look at the node says.
+enum Look {
+    Over(Came),
+    /// Nothing yet: until something happens, or then.
+    Wait(Instant),
+}
+
+/// What is waited for.
+struct Wait {
+    mode: ReadyMode,
+    /// How long the program had run when the wait began.
+    ran: Duration,
+    /// How often it had been started again by then.
+    restarts: u32,
+    give_up: Instant,
+    runs_since: Option<Instant>,
+}
+
+impl Wait {
+    fn look(&mut self, inner: &Inner, record: &Record, pod: &PodView, entry: &Entry) -> Look {
+        let Some(now) = entry.own_pod().filter(|it| it.uid == pod.uid) else {
+            // It may have ended of itself before that.
+            let last = entry.last.as_ref();
+            let last = last.filter(|it| it.uid == pod.uid && !it.is_terminating);
+            return Look::Over(match last.and_then(|it| ended(it, self.restarts)) {
+                Some(ended) => Came::Ended(ended),
+                None => Came::Lost(gone()),
+            });
+        };
+        // What the cluster did to it says more than how its program ended of that.
+        if translate::was_taken(now) {
+            let why = why_pending(record, entry.claim.as_deref(), now);
+            return Look::Over(Came::Lost(why.map_or_else(gone, |it| it.0)));
+        }
+        // Who deletes it ends its program.
+        if now.is_terminating {
+            return Look::Over(Came::Lost(gone()));
+        }
+        if let Some(ended) = ended(now, self.restarts) {
+            return Look::Over(Came::Ended(ended));
+        }
+        if matches!(now.container.state, ContainerState::Running { .. }) {
+            return self.running(now);
+        }
+        let is_late = Instant::now() >= self.give_up;
+        match why_pending(record, entry.claim.as_deref(), now) {
+            Some((failure, false)) => Look::Over(Came::Never(failure)),
+            Some((failure, true)) if is_late => Look::Over(Came::Never(failure)),
+            None if is_late => Look::Over(Came::Never(not_in_time(inner))),
+            _ => Look::Wait(self.give_up),
+        }
+    }
+
+    fn running(&mut self, now: &PodView) -> Look {
+        let since = *self.runs_since.get_or_insert_with(Instant::now);
+        match self.mode {
+            ReadyMode::Started => Look::Over(Came::Ready),
+            ReadyMode::Healthy { .. } if now.is_ready => Look::Over(Came::Ready),
+            ReadyMode::Healthy { timeout } if since.elapsed() >= timeout => {
+                Look::Over(Came::Late(timeout))
+            }
+            ReadyMode::Healthy { timeout } => Look::Wait(since + timeout),
+            ReadyMode::Alive { for_ } => {
+                let enough = since + for_.saturating_sub(self.ran) + NOTICED;
+                match Instant::now() >= enough {
+                    true => Look::Over(Came::Ready),
+                    false => Look::Wait(enough),
+                }
+            }
+        }
+    }
+}
+
+fn gone() -> Failure {
+    Failure::new(
+        FailureReason::Interrupted,
+        "somebody deleted its pod before it was ready",
+    )
 }
 
 /// How the run that is waited for ended, if it did.
@@ -185,40 +268,23 @@ fn not_in_time(inner: &Inner) -> Failure {
     )
 }
 
-async fn failure(inner: &Arc<Inner>, record: &Record, pod: &PodView, came: Came) -> Failure {
+/// The failure of a program that ended before it was ready, with its last lines.
+async fn early_end(inner: &Arc<Inner>, record: &Record, ended: &Ended) -> Failure {
+    let tail = logs::last_lines(inner.as_ref(), &record.config.node_id, TAIL).await;
+    translate::early_end(record, ended, tail)
+}
+
+async fn unhealthy(inner: &Arc<Inner>, record: &Record, limit: Duration) -> Failure {
     let id = &record.config.node_id;
-    let lines = || logs::last_lines(inner.as_ref(), id, TAIL);
-    match came {
-        Came::Ended(ended) => {
-            let tail = lines().await;
-            translate::early_end(record, &ended, tail)
-        }
-        Came::Never(failure) => failure,
-        Came::Late(limit) => {
-            let health = inner.registry.shown(id).map(|it| it.health.clone());
-            let why = match health {
-                Some(Health::Unhealthy { message }) => format!(": {message}"),
-                _ => String::new(),
-            };
-            let mut failure = Failure::new(
-                FailureReason::NotHealthy,
-                format!("its health check did not pass within {limit:?}{why}"),
-            );
-            failure.log_tail = lines().await;
-            failure
-        }
-        Came::Gone | Came::Ready => {
-            let last = inner.registry.get(id).last.filter(|it| it.uid == pod.uid);
-            match last
-                .as_deref()
-                .and_then(|it| ended(it, pod.container.restarts))
-            {
-                Some(ended) => translate::early_end(record, &ended, Vec::new()),
-                None => Failure::new(
-                    FailureReason::Interrupted,
-                    "somebody deleted its pod before it was ready",
-                ),
-            }
-        }
-    }
+    let health = inner.registry.shown(id).map(|it| it.health.clone());
+    let why = match health {
+        Some(Health::Unhealthy { message }) => format!(": {message}"),
+        _ => String::new(),
+    };
+    let mut failure = Failure::new(
+        FailureReason::NotHealthy,
+        format!("its health check did not pass within {limit:?}{why}"),
+    );
+    failure.log_tail = logs::last_lines(inner.as_ref(), id, TAIL).await;
+    failure
 }

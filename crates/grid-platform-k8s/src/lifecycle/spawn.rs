@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeUid, Program, Result,
+    Digest, Error, ErrorKind, Failure, FailureReason, NodeId, NodeState, NodeUid, Program, Result,
     SpawnConfig, SpawnedNode, Timestamp, fault,
 };
 use grid_platform_host::{
@@ -170,6 +170,10 @@ async fn make(
     }
     // What an earlier node of the id left running would be on the same data.
     if inner.registry.get(&id).pod.is_some() {
+        // One whose claim cannot be understood is no earlier one.
+        if kept.is_none() && matches!(claims::look(inner, &id).await?, There::Ours(_)) {
+            return Ok(None);
+        }
         pods::end(inner, &id, config.stop.grace, false).await?;
     }
     let uid = NodeUid::from_bytes(random()?);
@@ -261,7 +265,7 @@ async fn claim(
     record: &Record,
     kept: Option<&ClaimView>,
 ) -> Result<Option<Arc<ClaimView>>, Trouble> {
-    inner.lease.check()?;
+    let left = inner.lease.check()?;
     let notes = Notes::default();
     if let Some(kept) = kept {
         return match claims::change(inner, kept, Change::Record(record, &notes)).await {
@@ -271,7 +275,7 @@ async fn claim(
             Err(e) => Err(e.into()),
         };
     }
-    match claims::create(inner, record, &notes).await {
+    match claims::create(inner, record, &notes, left).await {
         Ok(Made::Yes(claim)) => Ok(Some(claim)),
         Ok(Made::Exists) => match claims::look(inner, &record.config.node_id).await? {
             There::Nothing => Ok(None),
@@ -381,7 +385,7 @@ async fn spawn_present(
     if let Some(pod) = entry.own_pod()
         && claim.notes.goal == Goal::Running
         && !pod.is_terminating
-        && pods::is_live(pod)
+        && pods::is_live(&record, pod)
     {
         drop(turn);
         return ready::join(inner, &record, pod, mode).await;
@@ -404,10 +408,18 @@ async fn again(
     config: &SpawnConfig,
 ) -> Result<New> {
     let id = &config.node_id;
+    let before = inner.registry.shown(id);
     pods::end(inner, id, config.stop.grace, false).await?;
     let place = beside(inner, &record.uid, config).await;
     let (host, ports) = place.map_err(Trouble::into_error)?;
-    let notes = Notes::default();
+    // What befell a pod that somebody took away is told on; of a start that was asked for everything begins anew.
+    let was_taken = |it: &Arc<SpawnedNode>| it.state == NodeState::Stopped { exit: None };
+    let notes = Notes {
+        last_failure: before
+            .filter(|it| claim.notes.goal == Goal::Running && was_taken(it))
+            .and_then(|it| it.last_failure.clone()),
+        ..Notes::default()
+    };
     // A service that somebody deleted comes back at another address.
     let moved = (&record.host, &record.ports) != (&host, &ports);
     (record.host, record.ports) = (host, ports);

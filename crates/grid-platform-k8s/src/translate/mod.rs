@@ -9,7 +9,7 @@ mod pod;
 mod read;
 mod restricted;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod words;
 
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::KubernetesConfig;
 
 pub(crate) use account::account_of;
-pub(crate) use failure::{bad_end, early_end, exit_of, one_line, why_event, why_pending};
-pub(crate) use node::{Facts, earlier, node, run};
+pub(crate) use failure::{early_end, exit_of, one_line, why_event, why_pending};
+pub(crate) use node::{Facts, earlier, is_over, node, run, was_taken};
 pub(crate) use objects::{
     check_room, claim, notes_text, record_text, secret, service, service_place,
 };

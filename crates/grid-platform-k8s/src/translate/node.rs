@@ -5,8 +5,8 @@ use grid_platform_api::{
 };
 
 use super::{
-    ClaimView, ContainerState, Ended, Goal, LastRun, PodPhase, PodView, Record, bad_end, exit_of,
-    failure::{lost_place, was_unseen},
+    ClaimView, ContainerState, Goal, LastRun, PodPhase, PodView, Record, exit_of,
+    failure::{bad_end, lost_place, was_unseen},
     one_line, why_event, why_pending,
 };
 use crate::error::PLATFORM;
@@ -129,13 +129,18 @@ fn with_pod(record: &Record, pod: &PodView) -> NodeState {
         (PodPhase::Succeeded, _) => NodeState::Stopped {
             exit: Some(exit.unwrap_or(Exit::Code(0))),
         },
+        // Nobody starts it again but who is asked to, as where somebody stops it; `last_failure` says what befell it.
+        (PodPhase::Failed, _)
+            if was_taken(pod) && record.config.restart.mode != RestartMode::Never =>
+        {
+            NodeState::Stopped { exit: None }
+        }
         (PodPhase::Failed, _) => NodeState::Failed {
             failure: lost_place(record, pod),
         },
         (_, ContainerState::Running { .. }) => NodeState::Running,
         // What runs beside it, put there by somebody else, keeps the pod's phase from saying that it is over.
-        (_, ContainerState::Ended(ended)) if is_over(record, ended) => match bad_end(record, ended)
-        {
+        (_, ContainerState::Ended(ended)) if is_over(record, pod) => match bad_end(record, ended) {
             Some(failure) => NodeState::Failed { failure },
             None => NodeState::Stopped { exit },
         },
@@ -143,13 +148,21 @@ fn with_pod(record: &Record, pod: &PodView) -> NodeState {
     }
 }
 
-/// Whether the kubelet leaves a program alone that ended so.
-fn is_over(record: &Record, ended: &Ended) -> bool {
+/// Whether the pod's program ended and the kubelet leaves it so.
+pub(crate) fn is_over(record: &Record, pod: &PodView) -> bool {
+    let ContainerState::Ended(ended) = &pod.container.state else {
+        return false;
+    };
     match record.config.restart.mode {
         RestartMode::Never => true,
         RestartMode::OnFailure => exit_of(ended).is_some_and(Exit::is_success),
         RestartMode::Always => false,
     }
+}
+
+/// Whether the cluster took the pod's place away: it was evicted, its host was shut down or has no room. Its program did not end of itself.
+pub(crate) fn was_taken(pod: &PodView) -> bool {
+    pod.phase == PodPhase::Failed && pod.reason.is_some()
 }
 
 fn health(facts: &Facts<'_>, state: &NodeState) -> Health {
@@ -195,6 +208,9 @@ fn last_failure(facts: &Facts<'_>, state: &NodeState) -> Option<Failure> {
     };
     if pod.is_host_lost {
         return Some(host_lost(pod));
+    }
+    if was_taken(pod) {
+        return Some(lost_place(facts.record, pod));
     }
     let waits_for = match state {
         NodeState::Pending => pending(facts, pod),

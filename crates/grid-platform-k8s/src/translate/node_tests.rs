@@ -1,7 +1,10 @@
 use grid_platform_api::{HealthCheck, SpawnConfig};
 
 use super::{
-    super::tests::{at, claim_view, ended, pod_view, record, refused, request, running, waiting},
+    super::{
+        Ended,
+        tests::{at, claim_view, ended, pod_view, record, refused, request, running, waiting},
+    },
     *,
 };
 
@@ -186,11 +189,30 @@ fn an_end_is_told_as_it_was() {
     assert_eq!(failure.exit, Some(Exit::Code(42)));
     assert_eq!(failure.log_tail, ["last"]);
     assert_eq!(node.last_failure.as_ref(), Some(failure));
-    let evicted = changed(pod(PodPhase::Failed, ContainerState::Unknown), |it| {
-        it.reason = Some("Evicted".into());
-    });
-    let node = Shown::of(evicted).node();
-    assert_eq!(node.state.failure().unwrap().reason, FailureReason::Evicted);
+}
+
+#[test]
+fn what_lost_its_place_waits_for_another() {
+    let check = |mode: RestartMode, reason: Option<&str>, expect: &str| {
+        let lost = pod(PodPhase::Failed, ContainerState::Ended(ended(137)));
+        let shown = Shown {
+            config: request().restart(mode).build().unwrap(),
+            ..Shown::of(changed(lost, |it| it.reason = reason.map(str::to_owned)))
+        };
+        let node = shown.node();
+        assert_eq!(node.state.as_str(), expect, "{mode} {reason:?}");
+        let told = match reason {
+            Some(_) => FailureReason::Evicted,
+            None => FailureReason::Signaled,
+        };
+        assert_eq!(node.last_failure.unwrap().reason, told, "{mode} {reason:?}");
+    };
+    for mode in [RestartMode::OnFailure, RestartMode::Always] {
+        check(mode, Some("Evicted"), "stopped");
+        check(mode, Some("NodeShutdown"), "stopped");
+        check(mode, None, "failed");
+    }
+    check(RestartMode::Never, Some("Evicted"), "failed");
 }
 
 #[test]
