@@ -290,7 +290,7 @@ impl Why {
             ),
             Self::Unknown => (
                 ErrorKind::PermissionDenied,
-                "Renew the client certificate of the kubeconfig's user: the cluster's own authority has to have signed it, and it must not have expired.".to_owned(),
+                "Renew the client certificate of the kubeconfig's user: the cluster's own authority has to have signed it, and it must not have expired. Certificates are read when the agent starts.".to_owned(),
             ),
             Self::NotTls => (
                 ErrorKind::InvalidConfig,

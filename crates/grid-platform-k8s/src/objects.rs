@@ -10,6 +10,7 @@ use k8s_openapi::{
 use kube::{
     Resource, ResourceExt,
     api::{DeleteParams, ListParams, PostParams, Preconditions},
+    core::PartialObjectMeta,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::{Instant, sleep};
@@ -221,11 +222,11 @@ pub(crate) async fn all<K: Beside>(inner: &Arc<Inner>) -> Result<Vec<(NodeId, Op
         ListParams::default().labels(&format!("{}=true,{}={owner}", label::GRID, label::OWNER));
     let found = inner
         .access
-        .call(format!("list the {}s", K::WHAT), api.list(&params))
+        .call(format!("list the {}s", K::WHAT), api.list_metadata(&params))
         .await
         .map_err(Fault::into_error)?;
-    let read = |it: &K| {
-        let id = NodeId::from_native_name(it.meta().name.as_deref()?)?;
+    let read = |it: &PartialObjectMeta<K>| {
+        let id = NodeId::from_native_name(it.metadata.name.as_deref()?)?;
         let uid = it.labels().get(label::UID);
         Some((id, uid.and_then(|it| it.parse().ok())))
     };

@@ -149,14 +149,19 @@ pub(crate) async fn end(
                 api.delete(&name, &params),
             )
             .await;
-        match asked {
-            Ok(_) => wait_gone(inner, id, &now, grace).await,
-            Err(fault) if fault.is_not_found() || fault.is_conflict() => {}
+        let refused = match asked {
+            Ok(_) => {
+                wait_gone(inner, id, &now, grace).await;
+                None
+            }
+            Err(fault) if fault.is_not_found() || fault.is_conflict() => Some(fault),
             Err(fault) => return Err(fault.into_error()),
-        }
-        pod = match look(inner, id).await? {
-            Some(left) if left.uid == now.uid => return Err(unconfirmed(inner, &left)),
-            other => other,
+        };
+        pod = match (look(inner, id).await?, refused) {
+            (Some(left), None) if left.uid == now.uid => return Err(unconfirmed(inner, &left)),
+            // Not for its uid: what looks into requests has a word in it too.
+            (Some(left), Some(fault)) if left.uid == now.uid => return Err(fault.into_error()),
+            (other, _) => other,
         };
     }
     Ok(())

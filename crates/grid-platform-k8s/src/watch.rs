@@ -53,7 +53,8 @@ const LATE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many last lines a failed node is shown with.
 pub(crate) const TAIL: usize = 10;
-/// How long these may take.
+/// How many nodes' are read at once, and how long each may take.
+const TAILS: usize = 8;
 const TAIL_LIMIT: Duration = Duration::from_secs(5);
 
 /// What is watched.
@@ -151,15 +152,13 @@ impl Watched for Pod {
         let views = all
             .iter()
             .filter_map(|it| ours(it, read_pod(it, &inner.install.owner)));
-        let with_tail = views.map(async |view| {
-            let tail = match wants_tail(inner, &view) {
-                true => Some(tail(inner, &view).await),
-                false => None,
-            };
-            (view, tail)
-        });
-        let views = join_all(with_tail).await;
-        inner.registry.reset_pods(views, version);
+        let (failed, others): (Vec<_>, Vec<_>) = views.partition(|it| wants_tail(inner, it));
+        let mut all: Vec<_> = others.into_iter().map(|it| (it, None)).collect();
+        for some in failed.chunks(TAILS) {
+            let tails = join_all(some.iter().map(|it| tail(inner, it))).await;
+            all.extend(some.iter().cloned().zip(tails.into_iter().map(Some)));
+        }
+        inner.registry.reset_pods(all, version);
     }
 
     fn learn(inner: &Arc<Inner>, one: Self) {

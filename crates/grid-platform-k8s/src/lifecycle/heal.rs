@@ -1,10 +1,11 @@
 //! What an earlier adapter was killed in the middle of.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use grid_platform_api::{ErrorKind, NodeId, NodeUid, Result, StopPolicy, fault};
 use grid_platform_host::error::Context;
 use k8s_openapi::api::core::v1::{Secret, Service};
+use tokio::time::sleep;
 
 use super::{remove, stop};
 use crate::{
@@ -15,6 +16,10 @@ use crate::{
     registry::Entry,
     translate::Goal,
 };
+
+/// The first and the longest wait before something is tried again.
+const SOON: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(60);
 
 /// Looks through all that there is when the platform is opened: stops and removes that were cut short are finished in the background, and
 /// what belongs to no node is taken away. A node whose start was cut short is shown as stopped with no end of its own, which its next
@@ -33,12 +38,9 @@ pub(crate) async fn heal(inner: &Arc<Inner>) -> Result<()> {
             let healing = Arc::clone(inner);
             tokio::spawn(async move {
                 let mut closing = healing.closing.clone();
-                let work = finish(&healing, &id);
                 tokio::select! {
                     _ = closing.changed() => {}
-                    done = work => if let Err(e) = done {
-                        tracing::warn!(node = %id, error = %e, "what was begun with the node is not finished yet");
-                    },
+                    () = finish_at_last(&healing, &id) => {}
                 }
             });
         }
@@ -99,6 +101,19 @@ fn wants_healing(entry: &Entry) -> bool {
         Goal::Running => entry.pod.is_some() && entry.own_pod().is_none(),
         Goal::Stopped | Goal::GivenUp | Goal::Failed { .. } => entry.pod.is_some(),
         Goal::Removing { .. } => true,
+    }
+}
+
+/// Tries until it is done, or cannot be.
+async fn finish_at_last(inner: &Arc<Inner>, id: &NodeId) {
+    let mut pause = SOON;
+    while let Err(e) = finish(inner, id).await {
+        tracing::warn!(node = %id, error = %e, "what was begun with the node is not finished yet");
+        if !e.is_retryable() {
+            return;
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LATE);
     }
 }
 

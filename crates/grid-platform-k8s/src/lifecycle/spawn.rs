@@ -289,7 +289,11 @@ async fn claim(
 /// Deletes what was made for a node that did not come to be. Where an answer was lost it may have come to be all the same: then it stays,
 /// and the next spawn or `open` finds it.
 async fn undo(inner: &Arc<Inner>, id: &NodeId, uid: &NodeUid, trouble: &Trouble) {
-    if matches!(trouble, Trouble::Refused(fault) if fault.is_lost()) {
+    let may_be_done = match trouble {
+        Trouble::Refused(fault) => fault.is_lost(),
+        Trouble::Other(e) => e.is_retryable(),
+    };
+    if may_be_done {
         return;
     }
     if let Err(e) = clear(inner, id, uid).await {
