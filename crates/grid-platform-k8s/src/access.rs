@@ -176,14 +176,14 @@ impl Access {
     }
 
     #[cfg(test)]
-    pub(crate) fn with_client(client: Client, namespace: &str) -> Self {
+    pub(crate) fn with_client(client: Client, namespace: &str, calls: Arc<Calls>) -> Self {
         Self {
             client,
             namespace: namespace.to_owned(),
             server: "https://cluster:6443".to_owned(),
             is_plain: false,
             is_unverified: false,
-            calls: Arc::default(),
+            calls,
         }
     }
 }

@@ -7,6 +7,8 @@ mod error;
 mod exec;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod faults_tests;
 mod holder;
 mod keeper;
 mod kubeconfig;

@@ -54,8 +54,18 @@ impl KubernetesPlatform {
     /// `InvalidConfig`; `StateLocked` while another adapter of the same install lives; `OwnedByOther` when the install's ConfigMap is a
     /// copy, or not ours; `Corrupt`; what keeps the cluster from being reached.
     pub async fn open(config: KubernetesConfig) -> Result<Self> {
+        let opening = async {
+            config.validate()?;
+            let access = Access::connect(&config).await?;
+            Self::open_over(access, config).await
+        };
+        opening.await.map_err(|e| named(e, "open"))
+    }
+
+    /// Opens the platform over a server that is known to answer.
+    pub(crate) async fn open_over(access: Access, config: KubernetesConfig) -> Result<Self> {
         let (closing, closed) = watch::channel(());
-        let inner = open(config, closed).await.map_err(|e| named(e, "open"))?;
+        let inner = open(access, config, closed).await?;
         Ok(Self {
             inner,
             _closing: closing,
@@ -87,9 +97,11 @@ impl KubernetesPlatform {
     }
 }
 
-async fn open(config: KubernetesConfig, closing: watch::Receiver<()>) -> Result<Arc<Inner>> {
-    config.validate()?;
-    let access = Access::connect(&config).await?;
+async fn open(
+    access: Access,
+    config: KubernetesConfig,
+    closing: watch::Receiver<()>,
+) -> Result<Arc<Inner>> {
     let install = Install::open(&access, &config).await?;
     // Nothing is written from here on by two.
     let lease = Lease::take(&access, &config, closing.clone()).await?;

@@ -141,6 +141,25 @@ pub(crate) fn client(
     Ok(Client::new(service, config.default_namespace.clone()))
 }
 
+/// A client whose requests go to `service`, and are counted and wait as all do.
+#[cfg(test)]
+pub(crate) fn client_of<S, B>(service: S, namespace: &str) -> (Client, Arc<Calls>)
+where
+    S: Service<Request<Body>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send,
+    B: hyper::body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let calls = Arc::new(Calls::default());
+    let service = Polite {
+        inner: service,
+        calls: Arc::clone(&calls),
+        credentials: None,
+    };
+    (Client::new(service, namespace), calls)
+}
+
 /// Counts requests, says who asks, and repeats what the server has not looked at: it was too busy, or did not take the credentials,
 /// which then are got anew.
 #[derive(Clone)]

@@ -1,0 +1,172 @@
+//! What a cluster's own parts do: admission, whoever binds claims and keeps them while a pod uses them, and the kubelet of its one host.
+
+use std::time::Duration;
+
+use grid_platform_api::Timestamp;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{Fake, objects::Objects, request::Asked};
+use crate::translate::CONTAINER;
+
+/// How long a pod takes to start, and to end.
+const START: Duration = Duration::from_millis(40);
+const END: Duration = Duration::from_millis(30);
+/// How long a claim takes to be bound, and to be let go.
+const CLAIM: Duration = Duration::from_millis(10);
+/// What keeps a claim that is in use.
+const PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+/// The host, and what is before it.
+#[derive(Default)]
+pub(super) struct Host;
+
+impl Host {
+    /// What admission makes of an object.
+    pub(super) fn admit(&self, resource: &str, object: &mut Value) {
+        match resource {
+            "persistentvolumeclaims" => {
+                object["metadata"]["finalizers"] = json!([PROTECTION]);
+                object["status"] = json!({"phase": "Pending"});
+            }
+            "services" if object["spec"]["clusterIP"].is_null() => {
+                object["spec"]["clusterIP"] = "10.96.0.7".into();
+            }
+            "pods" => {
+                object["status"] = json!({"phase": "Pending"});
+            }
+            _ => {}
+        }
+    }
+
+    /// What a container wrote.
+    pub(super) fn log(&self, container: &str) -> String {
+        format!("2026-01-02T03:04:05.000000001Z {container} says so\n")
+    }
+
+    /// The status of a pod that runs.
+    fn running(&self) -> Value {
+        let now = Timestamp::now().to_string();
+        let container = |name: &str, ready: bool| {
+            json!({
+                "name": name, "ready": ready, "started": true, "restartCount": 0,
+                "image": "demo:1", "imageID": "sha256:00", "containerID": format!("runtime://{name}"),
+                "state": {"running": {"startedAt": now}}, "lastState": {},
+            })
+        };
+        let containers = [container(CONTAINER, true)];
+        let all = "True";
+        json!({
+            "phase": "Running", "podIP": "10.1.0.9", "hostIP": "10.0.0.1",
+            "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": all, "lastTransitionTime": now},
+                {"type": "Ready", "status": all, "lastTransitionTime": now},
+            ],
+            "containerStatuses": containers,
+        })
+    }
+}
+
+/// An object that is still the one with that uid.
+fn same(objects: &Objects, resource: &str, name: &str, uid: &Value) -> Option<Value> {
+    let there = objects.get(resource, name)?;
+    (there["metadata"]["uid"] == *uid).then(|| there.clone())
+}
+
+fn is_going(object: &Value) -> bool {
+    !object["metadata"]["deletionTimestamp"].is_null()
+}
+
+impl Fake {
+    /// What the cluster does because of a request that was done.
+    pub(super) fn follow_up(&self, asked: &Asked) {
+        let name = match asked.verb {
+            "POST" => asked.body["metadata"]["name"].as_str().map(str::to_owned),
+            "DELETE" => asked.name.clone(),
+            _ => None,
+        };
+        let Some(name) = name else {
+            return;
+        };
+        let Some(object) = self.get(&asked.resource, &name) else {
+            self.let_claims_go();
+            return;
+        };
+        let (this, uid) = (self.clone(), object["metadata"]["uid"].clone());
+        match (asked.verb, asked.resource.as_str()) {
+            ("POST", "pods") => drop(tokio::spawn(async move {
+                sleep(START).await;
+                this.start(&name, &uid);
+            })),
+            ("DELETE", "pods") => drop(tokio::spawn(async move {
+                sleep(END).await;
+                this.end(&name, &uid);
+            })),
+            ("POST", "persistentvolumeclaims") => drop(tokio::spawn(async move {
+                sleep(CLAIM).await;
+                this.bind(&name, &uid);
+            })),
+            ("DELETE", "persistentvolumeclaims") => drop(tokio::spawn(async move {
+                sleep(CLAIM).await;
+                this.let_claims_go();
+            })),
+            _ => {}
+        }
+    }
+
+    fn start(&self, name: &str, uid: &Value) {
+        let mut state = self.state();
+        if same(&state.objects, "pods", name, uid).is_some_and(|it| !is_going(&it)) {
+            let status = state.host.running();
+            state.objects.edit("pods", name, |it| {
+                it["spec"]["nodeName"] = "host-1".into();
+                it["status"] = status;
+            });
+            state.tell();
+        }
+    }
+
+    fn end(&self, name: &str, uid: &Value) {
+        let mut state = self.state();
+        if same(&state.objects, "pods", name, uid).is_some() {
+            let now = Timestamp::now().to_string();
+            state.objects.edit("pods", name, |it| {
+                let statuses = it["status"]["containerStatuses"].as_array_mut();
+                for status in statuses.into_iter().flatten() {
+                    let began = status["state"]["running"]["startedAt"].clone();
+                    status["ready"] = false.into();
+                    status["state"] = json!({"terminated": {
+                        "exitCode": 0, "reason": "Completed", "startedAt": began, "finishedAt": now,
+                    }});
+                }
+            });
+            state.objects.remove("pods", name);
+            state.tell();
+        }
+        drop(state);
+        self.let_claims_go();
+    }
+
+    fn bind(&self, name: &str, uid: &Value) {
+        let mut state = self.state();
+        if same(&state.objects, "persistentvolumeclaims", name, uid).is_some() {
+            state.objects.edit("persistentvolumeclaims", name, |it| {
+                it["status"]["phase"] = "Bound".into();
+            });
+            state.tell();
+        }
+    }
+
+    /// Takes away the claims that are deleted and that no pod uses.
+    fn let_claims_go(&self) {
+        let mut state = self.state();
+        for claim in state.objects.all("persistentvolumeclaims") {
+            let name = claim["metadata"]["name"].as_str().unwrap();
+            if is_going(&claim) && state.objects.get("pods", name).is_none() {
+                state.objects.remove("persistentvolumeclaims", name);
+            }
+        }
+        state.tell();
+    }
+}
