@@ -71,13 +71,15 @@ pub(crate) fn damaged(what: &str, id: &NodeId, namespace: &str, why: &str) -> Er
 pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<There> {
     let name = id.native_name();
     let api = inner.access.api::<PersistentVolumeClaim>();
+    // What comes to be known while the answer is under way is newer than it.
+    let known = inner.registry.get(id).claim;
     let found = inner
         .access
         .call(format!("look at the claim `{name}`"), api.get_opt(&name))
         .await
         .map_err(Fault::into_error)?;
     let Some(found) = found else {
-        if let Some(known) = inner.registry.get(id).claim {
+        if let Some(known) = known {
             inner
                 .registry
                 .forget_claim(id, &known.uid, Farewell::ForGood);

@@ -97,6 +97,8 @@ fn view(inner: &Arc<Inner>, id: &NodeId, pod: &Pod) -> Result<PodView> {
 pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodView>> {
     let name = id.native_name();
     let api = inner.access.api::<Pod>();
+    // What comes to be known while the answer is under way is newer than it.
+    let known = inner.registry.get(id).pod;
     let found = inner
         .access
         .call(format!("look at the pod `{name}`"), api.get_opt(&name))
@@ -105,7 +107,7 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodVi
     match found {
         Some(pod) => view(inner, id, &pod).map(Some),
         None => {
-            if let Some(known) = inner.registry.get(id).pod {
+            if let Some(known) = known {
                 inner.registry.forget_pod(id, &known.uid, Farewell::ForGood);
             }
             Ok(None)

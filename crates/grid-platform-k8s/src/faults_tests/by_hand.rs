@@ -3,6 +3,7 @@
 use grid_platform_api::{ErrorKind, Health, HealthCheck};
 
 use super::*;
+use crate::fake::Upset;
 
 const CLAIMS: &str = "persistentvolumeclaims";
 const RECORD: &str = "sutra.grid/record";
@@ -90,6 +91,27 @@ async fn labels_that_are_taken_off_and_put_back_by_hand_cost_nothing() {
         bed.check_others(&platform).await;
         check_removed(&bed, &platform).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_about_an_id_that_there_was_not_takes_no_new_node_away() {
+    let (bed, platform) = Bed::new().await;
+    let mut events = Events::of(&platform).await;
+    events.settled().await;
+    let platform = std::sync::Arc::new(platform);
+    bed.fake
+        .upset_call("GET persistentvolumeclaims", Upset::Late(SETTLED / 10));
+    let asking = std::sync::Arc::clone(&platform);
+    let asked = tokio::spawn(async move { asking.get_node_status(&id(NODE)).await });
+    sleep(Duration::from_millis(10)).await;
+    platform.spawn_node(request(NODE)).await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap().state, NodeState::Running);
+    let told = events.settled().await;
+    assert_eq!(removals(&told, NODE), 0, "{told:?}");
+    bed.check_runs(&platform).await;
+    platform.stop_node(&id(NODE)).await.unwrap();
+    bed.check_stopped(&platform).await;
+    check_removed(&bed, &platform).await;
 }
 
 #[tokio::test(start_paused = true)]

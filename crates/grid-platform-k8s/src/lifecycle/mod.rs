@@ -19,22 +19,18 @@ pub(crate) use remove::{list_data, remove};
 pub(crate) use spawn::spawn;
 pub(crate) use stop::stop;
 
-use crate::{
-    claims::{self, There},
-    platform::Inner,
-    registry::Entry,
-};
+use crate::{claims, platform::Inner, registry::Entry};
 
 /// Asks the cluster for a node that nothing is known of.
 ///
 /// # Errors
 /// `NotFound`; whose the claim of its name is, or that it cannot be understood; the cluster's.
 pub(crate) async fn unknown(inner: &Arc<Inner>, id: &NodeId) -> Result<Entry> {
-    if let There::Ours(_) = claims::look(inner, id).await? {
-        let entry = inner.registry.get(id);
-        if entry.record().is_some() {
-            return Ok(entry);
-        }
+    claims::look(inner, id).await?;
+    // Or it came to be while the cluster was asked.
+    let entry = inner.registry.get(id);
+    match entry.record().is_some() {
+        true => Ok(entry),
+        false => Err(Error::not_found(id)),
     }
-    Err(Error::not_found(id))
 }
