@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, future::join_all, stream};
+use futures::{Stream, StreamExt, future::join_all, stream};
 use grid_platform_api::{
     ErrorKind, NodeEvent, NodeEventStream, NodeId, Progress, Result, SpawnedNode,
 };
@@ -46,7 +46,7 @@ use crate::{
 const PAGE: u32 = 500;
 /// How long a watch lasts, in seconds, before it is taken up again: the client library takes up to 294, and servers no less than that.
 const WATCH: u32 = 280;
-/// The first and the longest wait before a broken watch is taken up again.
+/// The first and the longest wait before a watch is taken up again; after one that lasted longer than that it is the first.
 const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(5);
 /// How long a caller waits for what is known to be what is.
@@ -437,8 +437,8 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
         .access
         .call(format!("watch the {}", K::WHAT), api.watch(&params, &from))
         .await;
-    let mut events = match opened {
-        Ok(events) => pin!(events),
+    let events = match opened {
+        Ok(events) => events,
         Err(fault) if fault.is_gone() => return Ended::Lost(fault.to_string()),
         Err(fault) => {
             tracing::debug!(what = K::WHAT, %fault, "the watch cannot be taken up");
@@ -451,6 +451,23 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
     let mut beats = strong.lease.heartbeat();
     beats.mark_unchanged();
     drop(strong);
+    let begin = Instant::now();
+    let ended = hear(inner, events, beats, from).await;
+    // One that ends again and again as soon as it begins is not begun all the time, whatever it tells first.
+    if begin.elapsed() >= LATE {
+        *pause = SOON;
+    }
+    ended
+}
+
+/// Takes in what a watch tells, to its end.
+async fn hear<K: Watched>(
+    inner: &Weak<Inner>,
+    events: impl Stream<Item = kube::Result<WatchEvent<K>>>,
+    mut beats: watch::Receiver<Beat>,
+    from: String,
+) -> Ended {
+    let mut events = pin!(events);
     let mut version = from;
     // The server ends it before that. One that hangs does not, nor does what stands in front of one that died.
     let end = Instant::now() + Duration::from_secs(WATCH.into()) + LATE;
@@ -479,12 +496,8 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
                 tracing::debug!(what = K::WHAT, error = %e, "the watch broke");
                 return Ended::At(version);
             }
-            None => {
-                *pause = SOON;
-                return Ended::At(version);
-            }
+            None => return Ended::At(version),
         }
-        *pause = SOON;
     }
 }
 

@@ -76,6 +76,7 @@ pub(super) struct Trouble {
     by_call: Vec<(String, Upset)>,
     watches: Vec<(String, WatchUpset)>,
     is_silent: bool,
+    watches_end: bool,
     /// What a role does not give.
     refused: Option<Method>,
     counted: Counted,
@@ -85,6 +86,9 @@ pub(super) struct Trouble {
     dead: BTreeSet<u64>,
     /// How many were killed.
     killed: watch::Sender<usize>,
+    /// How often all watches were cut.
+    pub(super) cuts: u64,
+    watched: usize,
 }
 
 impl Trouble {
@@ -93,10 +97,21 @@ impl Trouble {
         self.clients
     }
 
+    pub(super) fn cut_all(&mut self) {
+        self.cuts += 1;
+    }
+
+    pub(super) fn watches_end(&self) -> bool {
+        self.watches_end
+    }
+
     /// What becomes of this request.
     pub(super) fn meet(&mut self, client: u64, asked: &Asked) -> Option<Upset> {
         if self.is_silent || self.dead.contains(&client) {
             return Some(Upset::Silent);
+        }
+        if asked.is_watch() {
+            self.watched += 1;
         }
         let counts = match self.counted {
             Counted::None => false,
@@ -175,6 +190,14 @@ impl Fake {
         state.tell();
     }
 
+    /// Whether every watch ends as soon as it begins.
+    pub(crate) fn watches_end(&self, end: bool) {
+        let mut state = self.state();
+        state.trouble.watches_end = end;
+        state.trouble.cut_all();
+        state.tell();
+    }
+
     pub(crate) fn silence(&self, is_silent: bool) {
         self.state().trouble.is_silent = is_silent;
     }
@@ -215,5 +238,10 @@ impl Fake {
     /// The requests that counted so far.
     pub(crate) fn calls(&self) -> Vec<String> {
         self.state().trouble.calls.clone()
+    }
+
+    /// How many watches were begun so far.
+    pub(crate) fn watched(&self) -> usize {
+        self.state().trouble.watched
     }
 }

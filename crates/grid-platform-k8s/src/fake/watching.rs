@@ -28,6 +28,8 @@ struct Watch {
     told: u64,
     news: watch::Receiver<u64>,
     ends: Instant,
+    /// How often all watches were cut when it began.
+    cuts: u64,
     is_deaf: bool,
     is_over: bool,
 }
@@ -44,8 +46,9 @@ impl Fake {
             told,
             news: state.news.subscribe(),
             ends: Instant::now() + Duration::from_secs(number("timeoutSeconds").unwrap_or(300)),
+            cuts: state.trouble.cuts,
             is_deaf: false,
-            is_over: false,
+            is_over: state.trouble.watches_end(),
             fake: self.clone(),
             asked,
         };
@@ -95,6 +98,10 @@ impl Watch {
         let fake = self.fake.clone();
         let mut state = fake.state();
         self.news.mark_unchanged();
+        if state.trouble.cuts != self.cuts {
+            self.is_over = true;
+            return Some(Some(Err(io::ErrorKind::ConnectionReset.into())));
+        }
         if self.is_deaf {
             return None;
         }

@@ -96,6 +96,22 @@ async fn a_node_that_went_while_nobody_heard_is_told_to_be_gone_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn watches_that_end_at_once_are_taken_up_ever_more_slowly() {
+    let (bed, platform) = Bed::new().await;
+    bed.fake.watches_end(true);
+    let before = bed.fake.watched();
+    sleep(Duration::from_secs(300)).await;
+    let watched = bed.fake.watched() - before;
+    // Three of them, every 5 s at the most, and some more at first.
+    assert!(watched < 3 * (300 / 5 + 10), "{watched} watches");
+    bed.fake.watches_end(false);
+    sleep(SETTLED).await;
+    platform.spawn_node(request(NODE)).await.unwrap();
+    bed.check_runs(&platform).await;
+    check_removed(&bed, &platform).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_that_last_are_taken_up_at_once() {
     let (bed, platform) = Bed::new().await;
     // Each of them ends many times, when its time is over.
