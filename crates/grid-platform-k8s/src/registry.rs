@@ -155,6 +155,14 @@ impl State {
         is_past
     }
 
+    /// Notes a version that a watch told: a list that was asked for behind it is of no earlier time, but where a backup was played back.
+    fn heard(&mut self, kind: Kind, version: &str) {
+        if let Ok(version) = version.parse::<u64>() {
+            let last = self.listed.entry(kind).or_default();
+            *last = version.max(*last);
+        }
+    }
+
     fn bury(&mut self, uid: &str, farewell: Farewell) {
         if let Some(known) = self.gone.get_mut(uid) {
             if *known != Farewell::ForGood {
@@ -169,6 +177,14 @@ impl State {
         {
             self.gone.remove(&oldest);
         }
+    }
+}
+
+/// Whether `now` is an earlier version than `before`, where both are numbers.
+pub(crate) fn is_of_before(now: &str, before: &str) -> bool {
+    match (now.parse::<u64>(), before.parse::<u64>()) {
+        (Ok(now), Ok(before)) => now < before,
+        _ => false,
     }
 }
 
@@ -312,6 +328,11 @@ impl Registry {
             state.entries.remove(id);
         }
         result
+    }
+
+    /// Notes up to which version a watch told of a kind.
+    pub(crate) fn heard(&self, kind: Kind, version: &str) {
+        self.lock().heard(kind, version);
     }
 
     /// Takes in a claim; `false` when something newer is known.

@@ -3,6 +3,9 @@
 //! Claims and pods are each listed and then watched from that version on, for as long as the platform is open. A watch that ends goes
 //! on from the last version that was heard; one that the server cannot go on with (410 Gone) begins with a list again. Until a watch
 //! is taken up again, what is known may be old, and is not given out as what is.
+//!
+//! A server whose store was played back from a backup has earlier versions than were heard, and a watch from these on tells nothing until
+//! it is past them. The server was away for that: where a watch did not end as it should, the version is asked for before the next one.
 
 use std::{
     collections::VecDeque,
@@ -38,7 +41,7 @@ use crate::{
     lease::Beat,
     logs,
     platform::Inner,
-    registry::{Change, Farewell, Kind, Registry},
+    registry::{Change, Farewell, Kind, Registry, is_of_before},
     translate::{PodPhase, PodView, Read, label, one_line, read_claim, read_pod},
 };
 
@@ -79,6 +82,8 @@ trait Watched:
     fn forget(inner: &Arc<Inner>, one: Self);
     /// Whether they are heard of.
     fn synced(registry: &Registry, synced: bool);
+    /// Up to which version they were heard of.
+    fn heard(registry: &Registry, version: &str);
 }
 
 /// Whether an object of ours has the name that its label gives it: a copy of one under another name is nobody's.
@@ -143,6 +148,10 @@ impl Watched for PersistentVolumeClaim {
     fn synced(registry: &Registry, synced: bool) {
         registry.set_synced(Kind::Claims, synced);
     }
+
+    fn heard(registry: &Registry, version: &str) {
+        registry.heard(Kind::Claims, version);
+    }
 }
 
 impl Watched for Pod {
@@ -179,6 +188,10 @@ impl Watched for Pod {
     fn synced(registry: &Registry, synced: bool) {
         registry.set_synced(Kind::Pods, synced);
     }
+
+    fn heard(registry: &Registry, version: &str) {
+        registry.heard(Kind::Pods, version);
+    }
 }
 
 impl Watched for Event {
@@ -211,6 +224,10 @@ impl Watched for Event {
 
     fn synced(_: &Registry, _: bool) {
         // They are words beside the state, which is true without them.
+    }
+
+    fn heard(_: &Registry, _: &str) {
+        // They come and go.
     }
 }
 
@@ -315,14 +332,15 @@ async fn heed_server(inner: Weak<Inner>) {
     }
 }
 
-/// Why a watch is at its end.
-enum Ended {
-    /// It is taken up again from this version.
-    At(String),
-    /// The server cannot go on: everything is read again.
-    Lost(String),
-    /// The platform is dropped.
-    Closed,
+/// What comes next.
+#[derive(Clone, Copy)]
+enum Next {
+    /// Everything is read.
+    List,
+    /// The watch goes on, if the server has not gone back.
+    Ask,
+    /// The watch goes on.
+    Watch,
 }
 
 async fn run<K: Watched>(inner: Weak<Inner>) {
@@ -338,46 +356,65 @@ async fn run<K: Watched>(inner: Weak<Inner>) {
 
 async fn follow<K: Watched>(inner: Weak<Inner>) {
     let mut pause = SOON;
-    let mut version: Option<String> = None;
+    let mut next = Next::List;
+    // The last version that was heard.
+    let mut version = String::new();
     let mut was_read = false;
-    loop {
-        let Some(strong) = inner.upgrade() else {
-            return;
-        };
-        let from = match version.take() {
-            Some(version) => Ok(version),
-            None => list::<K>(&strong).await.inspect(|_| {
-                if std::mem::replace(&mut was_read, true) && K::OURS {
-                    strong
-                        .registry
-                        .tell(Change::Resync(format!("the {} were read again", K::WHAT)));
+    while let Some(strong) = inner.upgrade() {
+        let ready = match next {
+            Next::List => {
+                K::heard(&strong.registry, &version);
+                list::<K>(&strong).await.map(|listed| {
+                    version = listed;
+                    if std::mem::replace(&mut was_read, true) && K::OURS {
+                        strong
+                            .registry
+                            .tell(Change::Resync(format!("the {} were read again", K::WHAT)));
+                    }
+                })
+            }
+            Next::Ask => match now::<K>(&strong).await {
+                Ok(now) if is_of_before(&now, &version) => {
+                    tracing::warn!(what = K::WHAT, now, version, "the cluster was set back");
+                    next = Next::List;
+                    continue;
                 }
-            }),
+                asked => asked.map(drop),
+            },
+            Next::Watch => Ok(()),
         };
-        let ended = match from {
-            Ok(from) => {
+        match ready {
+            Ok(()) => {
                 drop(strong);
-                listen::<K>(&inner, from, &mut pause).await
+                next = listen::<K>(&inner, &mut version, &mut pause).await;
             }
             Err(fault) => {
-                let why = fault.to_string();
+                tracing::debug!(what = K::WHAT, %fault, "they cannot be read");
                 strong.heed_refusal::<K>(fault);
-                Ended::Lost(why)
             }
-        };
+        }
         let Some(strong) = inner.upgrade() else {
             return;
         };
         K::synced(&strong.registry, false);
         drop(strong);
-        match ended {
-            Ended::At(at) => version = Some(at),
-            Ended::Lost(why) => tracing::debug!(what = K::WHAT, why, "they are read again"),
-            Ended::Closed => return,
-        }
         sleep(pause).await;
         pause = (pause * 2).min(LATE);
     }
+}
+
+/// The version that the server is at.
+async fn now<K: Watched>(inner: &Arc<Inner>) -> Result<String, Fault> {
+    let params = ListParams {
+        label_selector: selector::<K>(inner),
+        limit: Some(1),
+        ..ListParams::default()
+    };
+    let api = inner.access.api::<K>();
+    let asked = api.list(&params);
+    let what = format!("list the {}", K::WHAT);
+    let page = inner.access.call(what, asked).await?;
+    Ok(page.metadata.resource_version.unwrap_or_default())
 }
 
 fn selector<K: Watched>(inner: &Inner) -> Option<String> {
@@ -421,9 +458,13 @@ async fn list<K: Watched>(inner: &Arc<Inner>) -> Result<String, Fault> {
     }
 }
 
-async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Duration) -> Ended {
+async fn listen<K: Watched>(
+    inner: &Weak<Inner>,
+    version: &mut String,
+    pause: &mut Duration,
+) -> Next {
     let Some(strong) = inner.upgrade() else {
-        return Ended::Closed;
+        return Next::List;
     };
     let params = WatchParams {
         label_selector: selector::<K>(&strong),
@@ -435,15 +476,20 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
     let api = strong.access.api::<K>();
     let opened = strong
         .access
-        .call(format!("watch the {}", K::WHAT), api.watch(&params, &from))
+        .call(
+            format!("watch the {}", K::WHAT),
+            api.watch(&params, version),
+        )
         .await;
     let events = match opened {
         Ok(events) => events,
-        Err(fault) if fault.is_gone() => return Ended::Lost(fault.to_string()),
         Err(fault) => {
             tracing::debug!(what = K::WHAT, %fault, "the watch cannot be taken up");
+            if fault.is_gone() {
+                return Next::List;
+            }
             strong.heed_refusal::<K>(fault);
-            return Ended::At(from);
+            return Next::Ask;
         }
     };
     strong.registry.set_refused(K::WHAT, None);
@@ -452,12 +498,12 @@ async fn listen<K: Watched>(inner: &Weak<Inner>, from: String, pause: &mut Durat
     beats.mark_unchanged();
     drop(strong);
     let begin = Instant::now();
-    let ended = hear(inner, events, beats, from).await;
+    let next = hear(inner, events, beats, version).await;
     // One that ends again and again as soon as it begins is not begun all the time, whatever it tells first.
     if begin.elapsed() >= LATE {
         *pause = SOON;
     }
-    ended
+    next
 }
 
 /// Takes in what a watch tells, to its end.
@@ -465,38 +511,44 @@ async fn hear<K: Watched>(
     inner: &Weak<Inner>,
     events: impl Stream<Item = kube::Result<WatchEvent<K>>>,
     mut beats: watch::Receiver<Beat>,
-    from: String,
-) -> Ended {
+    version: &mut String,
+) -> Next {
     let mut events = pin!(events);
-    let mut version = from;
     // The server ends it before that. One that hangs does not, nor does what stands in front of one that died.
     let end = Instant::now() + Duration::from_secs(WATCH.into()) + LATE;
     loop {
         let event = tokio::select! {
             event = events.next() => event,
             // A connection that died without a word is not told from a quiet one: where the server was silent, it is made anew.
-            true = came_back(&mut beats) => return Ended::At(version),
-            () = sleep_until(end) => return Ended::At(version),
+            true = came_back(&mut beats) => return Next::Ask,
+            () = sleep_until(end) => return Next::Ask,
         };
         let Some(inner) = inner.upgrade() else {
-            return Ended::Closed;
+            return Next::List;
         };
         match event {
             Some(Ok(WatchEvent::Added(one) | WatchEvent::Modified(one))) => {
-                version = one.resource_version().unwrap_or(version);
+                if let Some(at) = one.resource_version() {
+                    *version = at;
+                }
                 K::learn(&inner, one);
             }
             Some(Ok(WatchEvent::Deleted(one))) => {
-                version = one.resource_version().unwrap_or(version);
+                if let Some(at) = one.resource_version() {
+                    *version = at;
+                }
                 K::forget(&inner, one);
             }
-            Some(Ok(WatchEvent::Bookmark(mark))) => version = mark.metadata.resource_version,
-            Some(Ok(WatchEvent::Error(status))) => return Ended::Lost(status.message.clone()),
+            Some(Ok(WatchEvent::Bookmark(mark))) => *version = mark.metadata.resource_version,
+            Some(Ok(WatchEvent::Error(status))) => {
+                tracing::debug!(what = K::WHAT, why = status.message, "they are read again");
+                return Next::List;
+            }
             Some(Err(e)) => {
                 tracing::debug!(what = K::WHAT, error = %e, "the watch broke");
-                return Ended::At(version);
+                return Next::Ask;
             }
-            None => return Ended::At(version),
+            None => return Next::Watch,
         }
     }
 }

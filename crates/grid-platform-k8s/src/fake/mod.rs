@@ -23,6 +23,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{access::Access, transport};
 
+pub(crate) use objects::Saved;
 pub(crate) use trouble::{Counted, Upset, WatchUpset};
 
 use cluster::Host;
@@ -100,6 +101,19 @@ impl Fake {
     pub(crate) fn delete(&self, resource: &str, name: &str) {
         let mut state = self.state();
         state.objects.remove(resource, name);
+        state.tell();
+    }
+
+    /// All objects and their version, as a backup has them.
+    pub(crate) fn save(&self) -> Saved {
+        self.state().objects.save()
+    }
+
+    /// Puts a backup back: the server comes up with it, and its versions go on from there.
+    pub(crate) fn restore(&self, saved: Saved) {
+        let mut state = self.state();
+        state.objects.restore(saved);
+        state.trouble.cut_all();
         state.tell();
     }
 

@@ -17,6 +17,13 @@ pub(super) struct Happened {
     pub(super) after: Option<Value>,
 }
 
+/// What a backup has.
+#[derive(Clone)]
+pub(crate) struct Saved {
+    objects: BTreeMap<Key, Value>,
+    version: u64,
+}
+
 #[derive(Default)]
 pub(super) struct Objects {
     all: BTreeMap<Key, Value>,
@@ -47,6 +54,20 @@ impl Objects {
     pub(super) fn made(&self, resource: &str, name: &str) -> usize {
         let key = (resource.to_owned(), name.to_owned());
         self.made.get(&key).copied().unwrap_or_default()
+    }
+
+    pub(super) fn save(&self) -> Saved {
+        Saved {
+            objects: self.all.clone(),
+            version: self.version,
+        }
+    }
+
+    pub(super) fn restore(&mut self, saved: Saved) {
+        (self.all, self.version) = (saved.objects, saved.version);
+        let version = self.version;
+        self.happened.retain(|it| it.version <= version);
+        self.compacted = self.compacted.min(version);
     }
 
     pub(super) fn compact(&mut self) {

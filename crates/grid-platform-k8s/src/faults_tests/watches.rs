@@ -172,3 +172,42 @@ async fn slow_answers_make_nothing_wrong() {
         check_removed(&bed, &platform).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_put_back_to_an_older_day_is_believed() {
+    let (bed, platform) = Bed::new().await;
+    platform.spawn_node(request(NODE)).await.unwrap();
+    platform.stop_node(&id(NODE)).await.unwrap();
+    let backup = bed.fake.save();
+    platform.spawn_node(request(NODE)).await.unwrap();
+    platform.spawn_node(request("d")).await.unwrap();
+    let lost = id("d");
+    let mut events = Events::of(&platform).await;
+    events.settled().await;
+    bed.fake.restore(backup.clone());
+    let told = events.settled().await;
+    // As the backup has it, though its versions are older than what was known.
+    bed.check_stopped(&platform).await;
+    assert_eq!(listed(&platform, "d").await, None);
+    assert_eq!(removals(&told, "d"), 1, "{told:?}");
+    assert_eq!(removals(&told, NODE), 0, "{told:?}");
+    bed.check_others(&platform).await;
+    // And what happens from now on is heard, with versions that there were before.
+    platform.spawn_node(request(NODE)).await.unwrap();
+    bed.check_runs(&platform).await;
+    let_program_end(&bed);
+    sleep(SETTLED).await;
+    assert_eq!(listed(&platform, NODE).await, Some(ended()));
+    platform.spawn_node(request("d")).await.unwrap();
+    platform
+        .remove_node(&lost, DataPolicy::Purge)
+        .await
+        .unwrap();
+    check_removed(&bed, &platform).await;
+
+    // What was removed since then is there again.
+    bed.fake.restore(backup);
+    sleep(SETTLED).await;
+    bed.check_stopped(&platform).await;
+    check_removed(&bed, &platform).await;
+}
