@@ -17,9 +17,12 @@ const CLAIM: Duration = Duration::from_millis(10);
 /// What keeps a claim that is in use.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 
-/// The host, and what is before it.
+/// How the host and what is before it behave.
 #[derive(Default)]
-pub(super) struct Host;
+pub(crate) struct Host {
+    /// A container is put into each pod, before the others, which never is ready.
+    pub(crate) has_sidecar: bool,
+}
 
 impl Host {
     /// What admission makes of an object.
@@ -34,6 +37,10 @@ impl Host {
             }
             "pods" => {
                 object["status"] = json!({"phase": "Pending"});
+                let containers = object["spec"]["containers"].as_array_mut().unwrap();
+                if self.has_sidecar {
+                    containers.insert(0, json!({"name": "proxy", "image": "proxy:1"}));
+                }
             }
             _ => {}
         }
@@ -54,8 +61,11 @@ impl Host {
                 "state": {"running": {"startedAt": now}}, "lastState": {},
             })
         };
-        let containers = [container(CONTAINER, true)];
-        let all = "True";
+        let mut containers = vec![container(CONTAINER, true)];
+        if self.has_sidecar {
+            containers.insert(0, container("proxy", false));
+        }
+        let all = if self.has_sidecar { "False" } else { "True" };
         json!({
             "phase": "Running", "podIP": "10.1.0.9", "hostIP": "10.0.0.1",
             "conditions": [

@@ -23,10 +23,10 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{access::Access, transport};
 
+pub(crate) use cluster::Host;
 pub(crate) use objects::Saved;
 pub(crate) use trouble::{Counted, Upset, WatchUpset};
 
-use cluster::Host;
 use objects::Objects;
 use reply::Reply;
 use request::Asked;
@@ -120,6 +120,11 @@ impl Fake {
     /// Forgets what happened until now: no watch goes on from before.
     pub(crate) fn compact(&self) {
         self.state().objects.compact();
+    }
+
+    /// How the cluster's host behaves from now on.
+    pub(crate) fn host(&self, change: impl FnOnce(&mut Host)) {
+        change(&mut self.state().host);
     }
 
     async fn serve(&self, client: u64, request: Request<Body>) -> io::Result<Response<Reply>> {

@@ -171,6 +171,27 @@ async fn extreme_figures_are_figures() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_somebody_puts_beside_it_is_not_the_node() {
+    let (bed, platform) = Bed::new().await;
+    bed.fake.host(|it| it.has_sidecar = true);
+    let request = builder(NODE)
+        .health(HealthCheck::tcp())
+        .ready(ReadyMode::Healthy {
+            timeout: Duration::from_secs(10),
+        })
+        .build()
+        .unwrap();
+    let node = platform.spawn_node(request).await.unwrap();
+    let containers = &bed.pods(NODE)[0]["spec"]["containers"];
+    assert_eq!(containers.as_array().unwrap().len(), 2);
+    assert_eq!(node.health, Health::Healthy);
+    let lines = platform.get_logs(&id(NODE), 10).await.unwrap();
+    assert_eq!(lines, ["node says so"]);
+    bed.check_runs(&platform).await;
+    check_removed(&bed, &platform).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_somebody_elses_is_neither_used_nor_touched() {
     let (bed, platform) = Bed::new().await;
     let theirs = id("c");

@@ -145,7 +145,7 @@ pub(crate) struct PodView {
     /// That host's address.
     pub(crate) host_ip: Option<String>,
     pub(crate) ip: Option<String>,
-    /// Its own host's kubelet says that the program serves; the control plane takes this back for a host that is silent.
+    /// Its host's kubelet says that the program serves, and the control plane has not given that host up.
     pub(crate) is_ready: bool,
     /// It served in this run of its program, and does not any more.
     pub(crate) was_ready: bool,

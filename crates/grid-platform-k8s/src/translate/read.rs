@@ -165,6 +165,7 @@ pub(crate) fn read_pod(pod: &Pod, owner: &OwnerId) -> Read<PodView> {
     read(meta, owner, |uid| {
         let is_terminating = meta.deletion_timestamp.is_some();
         let container = container(status);
+        let is_host_lost = is_host_lost(status, &container, is_terminating);
         Ok(PodView {
             node_id: node_id(meta)?,
             node_uid: uid.and_then(|it| it.parse().ok()),
@@ -180,9 +181,10 @@ pub(crate) fn read_pod(pod: &Pod, owner: &OwnerId) -> Read<PodView> {
             host: pod.spec.as_ref().and_then(|it| text(it.node_name.as_ref())),
             host_ip: text(status.host_ip.as_ref()),
             ip: text(status.pod_ip.as_ref()),
-            is_ready: condition(status, "Ready").is_some_and(|it| is(it, "True")),
+            // Not the pod's own: what somebody put beside the program may never be ready.
+            is_ready: container.is_ready && !is_host_lost,
             was_ready: was_ready(status, &container),
-            is_host_lost: is_host_lost(status, &container, is_terminating),
+            is_host_lost,
             container,
         })
     })

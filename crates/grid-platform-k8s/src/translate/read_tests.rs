@@ -331,7 +331,7 @@ fn readiness_is_told_and_whether_it_was_lost() {
     let check = |status: &str, second: &str, expect: (bool, bool)| {
         let since = format!("1970-01-01T00:00:{second}Z");
         let ready = json!({ "type": "Ready", "status": status, "lastTransitionTime": since });
-        let view = of_status(with_conditions(false, json!([ready])));
+        let view = of_status(with_conditions(status == "True", json!([ready])));
         assert_eq!((view.is_ready, view.was_ready), expect, "{status} {second}");
     };
     check("True", "12", (true, false));
@@ -341,6 +341,13 @@ fn readiness_is_told_and_whether_it_was_lost() {
     check("False", "15", (false, true));
     let none = of_status(with_conditions(false, json!([])));
     assert_eq!((none.is_ready, none.was_ready), (false, false));
+    // What is beside it is not ready, and so the pod is not.
+    let is = |name: &str, status: &str| json!({ "type": name, "status": status });
+    let unready = json!([is("Ready", "False"), is("ContainersReady", "False")]);
+    assert!(of_status(with_conditions(true, unready)).is_ready);
+    // Its host is silent: the control plane takes back the pod's readiness alone.
+    let taken_back = json!([is("Ready", "False"), is("ContainersReady", "True")]);
+    assert!(!of_status(with_conditions(true, taken_back)).is_ready);
 }
 
 #[test]
