@@ -64,6 +64,19 @@ pub(crate) fn damaged(what: &str, id: &NodeId, namespace: &str, why: &str) -> Er
     ))
 }
 
+/// The error of a pod of ours whose claim somebody took away, and with it the record of its node.
+pub(crate) fn gone_beneath(id: &NodeId) -> Error {
+    let name = id.native_name();
+    error(
+        ErrorKind::Corrupt,
+        format!("the claim `{name}` of the node `{id}` is gone, and its pod runs on"),
+    )
+    .with_node(id)
+    .with_hint(format!(
+        "Save the data while the pod has it, then `grid rm {id}`, which ends the pod."
+    ))
+}
+
 /// Asks the cluster for the claim of an id, and takes in what it says.
 ///
 /// # Errors

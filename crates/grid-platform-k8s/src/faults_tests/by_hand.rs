@@ -134,6 +134,39 @@ async fn a_claim_that_is_deleted_by_hand_stays_until_its_node_is_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_whose_claim_is_gone_is_told_of_and_can_be_ended() {
+    for restart in [false, true] {
+        let (bed, mut platform) = Bed::new().await;
+        platform.spawn_node(request(NODE)).await.unwrap();
+        bed.fake.delete(CLAIMS, NAME);
+        sleep(Duration::from_secs(1)).await;
+        if restart {
+            // The next one has no record to go by, and nobody is to run on data that is gone.
+            drop(platform);
+            platform = bed.open().await.unwrap();
+            sleep(SETTLED).await;
+            assert_eq!(bed.pods(NODE).len(), 0);
+        } else {
+            let node = id(NODE);
+            let told = [
+                platform.get_node_status(&node).await.err(),
+                platform.stop_node(&node).await.err(),
+            ];
+            for error in told {
+                let error = error.unwrap();
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(error.to_string().contains("runs on"), "{error}");
+                assert!(error.hint().unwrap().contains("grid rm"));
+            }
+        }
+        check_removed(&bed, &platform).await;
+        platform.spawn_node(request(NODE)).await.unwrap();
+        bed.check_runs(&platform).await;
+        check_removed(&bed, &platform).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn extreme_figures_are_figures() {
     let (bed, platform) = Bed::new().await;
     let day = Duration::from_secs(24 * 60 * 60);

@@ -19,18 +19,24 @@ pub(crate) use remove::{list_data, remove};
 pub(crate) use spawn::spawn;
 pub(crate) use stop::stop;
 
-use crate::{claims, platform::Inner, registry::Entry};
+use crate::{claims, platform::Inner, pods, registry::Entry};
 
 /// Asks the cluster for a node that nothing is known of.
 ///
 /// # Errors
-/// `NotFound`; whose the claim of its name is, or that it cannot be understood; the cluster's.
+/// `NotFound`; whose the claim of its name is, that it cannot be understood, or that it was taken away from beneath its pod; the
+/// cluster's.
 pub(crate) async fn unknown(inner: &Arc<Inner>, id: &NodeId) -> Result<Entry> {
     claims::look(inner, id).await?;
     // Or it came to be while the cluster was asked.
     let entry = inner.registry.get(id);
-    match entry.record().is_some() {
-        true => Ok(entry),
+    if entry.record().is_some() {
+        return Ok(entry);
+    }
+    // What is known of pods may be behind what is known of claims: the cluster has the last word.
+    let has_lost_its_claim = entry.claim.is_none() && entry.pod.is_some();
+    match has_lost_its_claim && pods::look(inner, id).await?.is_some() {
+        true => Err(claims::gone_beneath(id)),
         false => Err(Error::not_found(id)),
     }
 }
