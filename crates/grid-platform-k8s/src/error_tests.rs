@@ -62,6 +62,16 @@ fn what_is_refused_for_other_reasons_says_so() {
         "error: cannot make the pod `sutra-grid-a`: the quota `small` of the namespace `grid` is used up: requested: pods=1, used: pods=2, limited: pods=2
 hint: `kubectl describe quota -n grid` shows what is used: remove nodes, ask for less, or have the quota raised.",
     );
+    let wanted = r#"pods "a" is forbidden: failed quota: small: must specify limits.memory"#;
+    let wanted = status(403, "Forbidden", wanted);
+    assert!(!refused(wanted.clone()).is_forbidden());
+    check(
+        refused(wanted),
+        ErrorKind::NotAllowed,
+        false,
+        "error: cannot make the pod `sutra-grid-a`: the quota `small` refuses it: must specify limits.memory
+hint: Ask who runs the cluster what the namespace `grid` allows, or change the request or `kubernetes.*` to fit.",
+    );
     check(
         refused(status(
             403,

@@ -122,6 +122,10 @@ fn admission(status: &Status) -> Option<(String, &str)> {
         let words = words.trim_start_matches([':', ' ']);
         return Some((format!("the admission policy `{}`", printable(name)), words));
     }
+    if let Some((_, rest)) = message.split_once("is forbidden: failed quota: ") {
+        let (name, words) = rest.split_once(": ")?;
+        return Some((format!("the quota `{}`", printable(name)), words));
+    }
     let limits = [
         "per Container is",
         "per Pod is",

@@ -24,7 +24,8 @@ use crate::{
     pods,
     registry::Entry,
     translate::{
-        self, ClaimView, Goal, Notes, PodView, Record, account_of, inside_ports, one_line, refusal,
+        self, ClaimView, Goal, Notes, PodView, Record, account_of, inside_ports, is_limit_wanted,
+        one_line, refusal,
     },
 };
 
@@ -330,7 +331,11 @@ async fn refused(inner: &Arc<Inner>, record: &Record, fault: Fault) -> Error {
         None => return fault.into_error(),
     };
     let failure = Failure::new(reason, format!("the cluster did not make its pod: {words}"));
-    fail(inner, record, failure).await
+    let error = fail(inner, record, failure).await;
+    match is_limit_wanted(&words) {
+        true => error.with_hint("A quota of the namespace wants that limit of every node: `grid update ID --memory-limit-mb N`, or `--cpu-limit-millis N`, sets it."),
+        false => error,
+    }
 }
 
 /// Notes that a start failed, and ends what runs of it. Gives the error of the start.

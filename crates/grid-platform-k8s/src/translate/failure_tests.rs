@@ -429,6 +429,10 @@ fn refusals_are_known_by_their_words() {
         Some(FailureReason::LimitUnavailable),
     );
     check(
+        "pods \"x\" is forbidden: failed quota: q: must specify limits.memory",
+        Some(FailureReason::LimitUnavailable),
+    );
+    check(
         "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\"",
         None,
     );

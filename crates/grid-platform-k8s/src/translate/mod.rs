@@ -30,7 +30,7 @@ pub(crate) use objects::{
 pub(crate) use pod::{grace_seconds, inside_ports, pod};
 pub(crate) use read::{Read, ownership, quantity, read_claim, read_pod};
 pub(crate) use restricted::violations;
-pub(crate) use words::refusal;
+pub(crate) use words::{is_limit_wanted, refusal};
 
 /// What of the adapter goes into each object.
 #[derive(Clone, Copy)]

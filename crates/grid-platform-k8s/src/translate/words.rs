@@ -126,11 +126,16 @@ pub(crate) fn refusal(words: &str) -> Option<FailureReason> {
     ];
     if has("exceeded quota") || has("forbidden: exceeded") {
         Some(FailureReason::QuotaExceeded)
-    } else if ranges.iter().any(|it| has(it)) {
+    } else if is_limit_wanted(words) || ranges.iter().any(|it| has(it)) {
         Some(FailureReason::LimitUnavailable)
     } else {
         None
     }
+}
+
+/// Whether it was refused since a quota counts something of which the request has no limit.
+pub(crate) fn is_limit_wanted(words: &str) -> bool {
+    words.contains("failed quota: ") && words.contains("must specify")
 }
 
 /// Whether the last lines of a log say that a right is missing.
