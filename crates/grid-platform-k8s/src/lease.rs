@@ -192,7 +192,8 @@ impl Shared {
     /// It could not be renewed. A lease that is lost stays lost.
     pub(crate) fn failed(&self, why: Error) {
         let beat = match why.kind() {
-            ErrorKind::Unavailable | ErrorKind::Timeout => Beat::Silent,
+            // Not so for one that says more than that, such as that the namespace is being deleted.
+            ErrorKind::Unavailable | ErrorKind::Timeout if why.is_retryable() => Beat::Silent,
             _ => Beat::Refused,
         };
         if self.say(beat) {

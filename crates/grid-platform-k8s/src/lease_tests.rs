@@ -198,6 +198,21 @@ async fn a_deleted_lease_is_made_again_and_a_foreign_one_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_being_deleted_is_no_silence() {
+    let fake = Fake::default();
+    let (lease, _close) = take(&fake).await.unwrap();
+    let words = "the namespace `grid` is being deleted";
+    let why = error(ErrorKind::Unavailable, words).with_retryable(false);
+    lease.shared.failed(why);
+    // What the watches say goes on being true.
+    assert_eq!(*lease.heartbeat().borrow(), Beat::Refused);
+    assert_eq!(
+        lease.shared.state().why.as_ref().unwrap().to_string(),
+        words
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewal_that_is_refused_says_why() {
     let fake = Fake::default();
     let (lease, _close) = take(&fake).await.unwrap();
