@@ -60,6 +60,11 @@ impl Entry {
             .filter(|it| it.node_uid.as_ref() == Some(&record.uid))
     }
 
+    /// The node as it is shown.
+    pub(crate) fn shown(&self) -> Option<&SpawnedNode> {
+        self.shown.as_deref()
+    }
+
     fn show(&self) -> Option<SpawnedNode> {
         let claim = self.claim.as_ref()?;
         let record = claim.record.as_ref()?;
@@ -398,7 +403,11 @@ impl Registry {
     pub(crate) fn learn_words(&self, id: &NodeId, uid: &str, reason: &str, message: &str) {
         self.step(|state| {
             self.update_in(state, id, |entry| {
-                if entry.pod.as_ref().is_some_and(|it| it.uid == uid) {
+                // Why a claim has no volume is said now and then, that the scheduler waits for one all the time.
+                let said = entry.words.as_ref().filter(|it| it.0 == uid);
+                let keeps = reason == "FailedScheduling"
+                    && said.is_some_and(|it| it.1 == "ProvisioningFailed");
+                if !keeps && entry.pod.as_ref().is_some_and(|it| it.uid == uid) {
                     entry.words = Some((uid.to_owned(), reason.to_owned(), message.to_owned()));
                 }
             });

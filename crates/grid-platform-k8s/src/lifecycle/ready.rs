@@ -3,7 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Failure, FailureReason, Health, ReadyMode, Result, SpawnedNode, Timestamp,
+    Error, ErrorKind, Failure, FailureReason, Health, NodeState, ReadyMode, Result, SpawnedNode,
+    Timestamp,
 };
 use grid_platform_host::work::detached;
 use tokio::time::{Instant, timeout_at};
@@ -212,7 +213,10 @@ impl Wait {
         let is_late = Instant::now() >= self.give_up;
         match why_pending(record, entry.claim.as_deref(), now) {
             Some((failure, false)) => Look::Over(Came::Never(failure)),
-            Some((failure, true)) if is_late => Look::Over(Came::Never(failure)),
+            Some((failure, true)) if is_late => {
+                let failure = as_shown(entry).unwrap_or(failure);
+                Look::Over(Came::Never(failure))
+            }
             None if is_late => Look::Over(Came::Never(not_in_time(inner))),
             _ => Look::Wait(self.give_up),
         }
@@ -243,6 +247,13 @@ fn gone() -> Failure {
         FailureReason::Interrupted,
         "somebody deleted its pod before it was ready",
     )
+}
+
+/// Why a node does not run yet as it is shown, which the cluster's events have their part in.
+fn as_shown(entry: &Entry) -> Option<Failure> {
+    let shown = entry.shown()?;
+    let is_pending = shown.state == NodeState::Pending;
+    shown.last_failure.clone().filter(|_| is_pending)
 }
 
 /// How the run that is waited for ended, if it did.

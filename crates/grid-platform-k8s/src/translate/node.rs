@@ -243,6 +243,14 @@ fn pending(facts: &Facts<'_>, pod: &PodView) -> Option<Failure> {
         {
             Some(told)
         }
+        // The scheduler says no more than that there is no volume.
+        (Some(known), Some(told))
+            if known.reason == FailureReason::VolumePending
+                && told.reason == FailureReason::VolumePending
+                && facts.words.is_some_and(|it| it.0 != "FailedScheduling") =>
+        {
+            Some(told)
+        }
         (known, told) => known.or(told),
     }
 }

@@ -276,6 +276,22 @@ fn the_last_failure_is_the_latest_that_is_known() {
         Some(VolumePending),
     );
     check(told(runs(), "FailedMount", "no volume"), None);
+
+    // Why a claim has no volume says more than that a pod waits for one, whichever was said last.
+    let words = |reason, message| {
+        let scheduler =
+            "0/1 nodes are available: 1 pod has unbound immediate PersistentVolumeClaims.";
+        let waits = pod(PodPhase::Pending, ContainerState::Unknown);
+        let waits = changed(waits, |it| it.unscheduled = Some(scheduler.to_owned()));
+        let failure = told(waits, reason, message).node().last_failure.unwrap();
+        assert_eq!(failure.reason, VolumePending);
+        failure.message
+    };
+    assert_eq!(
+        words("ProvisioningFailed", "storageclass \"x\" not found"),
+        "its volume is not ready: storageclass \"x\" not found"
+    );
+    assert!(words("FailedScheduling", "unbound immediate").contains("0/1 nodes"));
 }
 
 #[test]
