@@ -32,6 +32,9 @@ pub(crate) const OTHER_USER: u32 = 65_534;
 /// The kinds of objects that a node has, those first that hold others.
 const KINDS: [&str; 4] = ["pods", "services", "secrets", "persistentvolumeclaims"];
 
+/// What keeps a deleted object from going, for as long as a test wants it to be there.
+const HELD: &str = "sutra-grid-test/held";
+
 /// The label by which an object tells which installation it is of.
 const INSTALL: &str = "sutra.install";
 
@@ -96,6 +99,17 @@ impl Bed {
         Ok(reference)
     }
 
+    /// The name of the cluster's own host, which has a kubelet.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn host(&self) -> Outcome<String> {
+        let all = self.view.list("/api/v1/nodes")?;
+        let mut names = all.iter().filter_map(|it| it["metadata"]["name"].as_str());
+        let own = names.find(|it| !it.starts_with("sutra-grid-test-"));
+        Ok(own.ok_or("the cluster has no host")?.to_owned())
+    }
+
     /// The probe as a program of the cluster: an image that holds it and nothing else.
     ///
     /// # Errors
@@ -134,6 +148,8 @@ impl Bed {
 pub(crate) struct Place {
     pub(crate) bed: &'static Bed,
     name: String,
+    /// A namespace that no other test has, where one is wanted.
+    own: Option<Namespace>,
     installs: Mutex<BTreeSet<String>>,
 }
 
@@ -148,8 +164,113 @@ impl Place {
         Ok(Self {
             bed: Bed::shared()?,
             name: format!("t{number}"),
+            own: None,
             installs: Mutex::new(BTreeSet::new()),
         })
+    }
+
+    /// A place in a namespace of its own, for what would meet all that is in one.
+    ///
+    /// # Errors
+    /// Why there is no cluster, or no such namespace.
+    pub(crate) fn apart() -> Outcome<Self> {
+        let mut place = Self::new()?;
+        place.own = Some(Namespace::make(&place.bed.view).map_err(Failed::new)?);
+        Ok(place)
+    }
+
+    /// The namespace that it is in.
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.own.as_ref().unwrap_or(&self.bed.namespace)
+    }
+
+    /// The id of a node that is called so here: many places are in one namespace.
+    pub(crate) fn id(&self, name: &str) -> NodeId {
+        let id = format!("{name}-{}", self.name);
+        NodeId::new(&id).unwrap_or_else(|e| panic!("`{id}` is no id: {e}"))
+    }
+
+    /// The path of a node's object of this kind, or of a part of one (`pods`, `status`).
+    pub(crate) fn path(&self, kind: &str, id: &NodeId) -> String {
+        self.namespace()
+            .path(&format!("{kind}/{}", id.native_name()))
+    }
+
+    /// A node's object of this kind, if there is one.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn find(&self, kind: &str, id: &NodeId) -> Outcome<Option<Value>> {
+        let found = self.bed.view.find(&self.path(kind, id));
+        found.map_err(Failed::new)
+    }
+
+    /// A node's object of this kind.
+    ///
+    /// # Errors
+    /// The server's words; that there is none.
+    pub(crate) fn object(&self, kind: &str, id: &NodeId) -> Outcome<Value> {
+        let found = self.find(kind, id)?;
+        found.ok_or_else(|| Failed::new(format!("`{id}` has none of the {kind}")))
+    }
+
+    /// Makes an object of the core API here.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn make(&self, kind: &str, object: &Value) -> Outcome<Value> {
+        let made = self.bed.view.create(&self.namespace().path(kind), object);
+        made.map_err(Failed::new)
+    }
+
+    /// Changes a node's object as a merge patch says.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn change(&self, kind: &str, id: &NodeId, change: &Value) -> Outcome<Value> {
+        let changed = self.bed.view.patch(&self.path(kind, id), change);
+        changed.map_err(Failed::new)
+    }
+
+    /// Has an object stay when it is deleted, until it is [released](Self::release).
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn hold(&self, kind: &str, id: &NodeId) -> Outcome {
+        self.finalizers(kind, id, |all| all.push(json!(HELD)))
+    }
+
+    /// Lets an object go that is [held](Self::hold).
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn release(&self, kind: &str, id: &NodeId) -> Outcome {
+        self.finalizers(kind, id, |all| all.retain(|it| *it != HELD))
+    }
+
+    fn finalizers(&self, kind: &str, id: &NodeId, change: impl Fn(&mut Vec<Value>)) -> Outcome {
+        loop {
+            let mut meta = self.object(kind, id)?["metadata"].take();
+            let mut all = meta["finalizers"].as_array().cloned().unwrap_or_default();
+            change(&mut all);
+            // Others have theirs there too, which come and go.
+            let version = meta["resourceVersion"].take();
+            let change = json!({ "metadata": { "finalizers": all, "resourceVersion": version } });
+            match self.change(kind, id, &change) {
+                Err(why) if why.to_string().contains("(status 409)") => {}
+                done => return done.map(drop),
+            }
+        }
+    }
+
+    /// Has a node's object deleted, as somebody does by hand; with `now`, without waiting for its program.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub(crate) fn delete(&self, kind: &str, id: &NodeId, now: bool) -> Outcome {
+        let how = if now { "?gracePeriodSeconds=0" } else { "" };
+        let path = format!("{}{how}", self.path(kind, id));
+        self.bed.view.delete(&path).map_err(Failed::new)
     }
 
     /// Settings of an adapter that allows what tests ask for.
@@ -161,7 +282,7 @@ impl Place {
             users: vec![OTHER_USER.to_string()],
             // What finds no place here finds none later.
             start_timeout_s: 20,
-            ..KubernetesConfig::new(self.bed.namespace.name())
+            ..KubernetesConfig::new(self.namespace().name())
         }
     }
 
@@ -198,7 +319,7 @@ impl Place {
     /// # Errors
     /// The server's words.
     pub(crate) fn labelled(&self, kind: &str, label: &str, value: &str) -> Outcome<Vec<Value>> {
-        let path = self.bed.namespace.path(kind);
+        let path = self.namespace().path(kind);
         let asked = format!("{path}?labelSelector={label}%3D{value}");
         self.bed.view.list(&asked).map_err(Failed::new)
     }
@@ -263,9 +384,7 @@ impl Place {
     /// When they cannot be read.
     pub(crate) fn boots(&self, id: &NodeId) -> Outcome<Vec<Boot>> {
         let view = &self.bed.view;
-        let claim = format!("persistentvolumeclaims/sutra-grid-{id}");
-        let claim = view.find(&self.bed.namespace.path(&claim));
-        let Some(claim) = claim.map_err(Failed::new)? else {
+        let Some(claim) = self.find("persistentvolumeclaims", id)? else {
             return Ok(Vec::new());
         };
         let Some(folder) = kubernetes::folder_of(view, &claim).map_err(Failed::new)? else {
@@ -290,7 +409,7 @@ impl Place {
     /// # Errors
     /// Names what was left.
     pub(crate) fn clean_up(&self) -> Outcome {
-        let (view, namespace) = (&self.bed.view, &self.bed.namespace);
+        let (view, namespace) = (&self.bed.view, self.namespace());
         let delete = |path: &str| view.delete(path).map_err(Failed::new);
         let installs = std::mem::take(&mut *self.installs());
         let mut left = Vec::new();
@@ -304,6 +423,11 @@ impl Place {
                     }
                     if !is_kept_data(kind, &object) {
                         left.push(format!("{kind} `{name}`"));
+                    }
+                    if object["metadata"]["finalizers"].to_string().contains(HELD)
+                        && let Some(id) = NodeId::from_native_name(name)
+                    {
+                        self.release(kind, &id)?;
                     }
                     delete(&namespace.path(&format!("{kind}/{name}?gracePeriodSeconds=0")))?;
                 }
