@@ -203,8 +203,14 @@ async fn a_stop_that_lost_its_adapter_is_finished(c: &Context) -> Outcome {
     let node = c.spawn(config).await?;
     {
         let platform = c.platform();
-        let stopping = platform.stop_node(&node.node_id);
-        let _ = tokio::time::timeout(Duration::from_millis(100), stopping).await;
+        // Once it shows, it is durable: what had no time to be written down is nobody's stop.
+        let begun = c.wait(&node.node_id, "the begin of the stop", |n| {
+            !n.state.is_running()
+        });
+        tokio::select! {
+            stopped = platform.stop_node(&node.node_id) => stopped?,
+            begun = begun => drop(begun?),
+        }
     }
     c.reopen().await?;
     // What was asked for was durable before the program was: no new adapter takes it back.
