@@ -18,7 +18,7 @@ use grid_platform_api::{
 
 use crate::{Boot, Failed, Fixture, LiveProcess, Outcome, Survey, eventually};
 
-/// The longest that a case waits for one thing. Far beyond what any platform's local work needs.
+/// The longest that a case waits for one thing, unless a [`Survey`] says otherwise. Far beyond what any platform's local work needs.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long a node has to end when it is asked to, unless a case says otherwise. Far beyond what the probe needs, and well within
@@ -212,7 +212,7 @@ impl Context {
     /// # Errors
     /// When it does not.
     pub async fn answers(&self, node: &SpawnedNode) -> Outcome<u32> {
-        eventually(PATIENCE, "the probe to answer", || async {
+        eventually(self.survey.patience, "the probe to answer", || async {
             match self.fixture.ask(node, "boot").await {
                 Ok(boot) => Ok(Some(boot.parse().map_err(|_| Failed::new(boot))?)),
                 Err(_) => Ok(None),
@@ -240,7 +240,7 @@ impl Context {
     /// Waits by the platform's events until the node is as wanted, and gives it.
     ///
     /// # Errors
-    /// After [`PATIENCE`], with what was waited for and the state that was last seen.
+    /// After the survey's [`patience`](Survey::patience), with what was waited for and the state that was last seen.
     pub async fn wait(
         &self,
         id: &NodeId,
@@ -250,7 +250,7 @@ impl Context {
         let seen = Mutex::new(None);
         let platform = self.platform();
         let waited = platform
-            .wait_for(id, PATIENCE, |node| {
+            .wait_for(id, self.survey.patience, |node| {
                 *seen.lock().unwrap_or_else(PoisonError::into_inner) = node.cloned();
                 node.is_some_and(&wanted)
             })
@@ -295,9 +295,10 @@ impl Context {
     /// Waits until the probe wrote down so many starts, and fails if it ever wrote more.
     ///
     /// # Errors
-    /// When there are too few after [`PATIENCE`], or too many.
+    /// When there are too few after the survey's [`patience`](Survey::patience), or too many.
     pub async fn booted(&self, id: &NodeId, times: usize) -> Outcome<Vec<Boot>> {
-        let boots = eventually(PATIENCE, &format!("{times} boots of `{id}`"), || async {
+        let limit = self.survey.patience;
+        let boots = eventually(limit, &format!("{times} boots of `{id}`"), || async {
             let boots = self.boots(id).await?;
             Ok((boots.len() >= times).then_some(boots))
         })

@@ -10,7 +10,7 @@ use std::{
 
 use grid_platform_api::{Capabilities, NodeId, Platform, Program, SpawnedNode, async_trait};
 
-use crate::{Outcome, probe};
+use crate::{Outcome, PATIENCE, probe};
 
 /// One kind of platform, as the suite gets it.
 #[async_trait]
@@ -49,7 +49,7 @@ pub trait Harness: Send + Sync + 'static {
 }
 
 /// What cases are chosen by.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Survey {
     /// What the platform says it can do. A case checks that an opened one says the same.
@@ -65,6 +65,8 @@ pub struct Survey {
     pub ends_get_lost: bool,
     /// The system takes each of a program's two outputs by itself, and not the order between them.
     pub outputs_are_apart: bool,
+    /// The longest that a case waits for a node to start, to end or to answer.
+    pub patience: Duration,
     /// Secrets are files of the system's, which the node's own group reads: mode 440 and not 400.
     pub secrets_by_group: bool,
 }
@@ -74,7 +76,12 @@ impl Survey {
     pub fn new(capabilities: Capabilities) -> Self {
         Self {
             capabilities,
-            ..Self::default()
+            log_budget: None,
+            other_user: None,
+            ends_get_lost: false,
+            outputs_are_apart: false,
+            patience: PATIENCE,
+            secrets_by_group: false,
         }
     }
 

@@ -281,7 +281,7 @@ impl Place {
             images: Allow::Any,
             users: vec![OTHER_USER.to_string()],
             // What finds no place here finds none later.
-            start_timeout_s: 20,
+            start_timeout_s: 30,
             ..KubernetesConfig::new(self.namespace().name())
         }
     }

@@ -22,7 +22,9 @@ cases! {
     reads_are_true_while_a_node_is_spawned []
 }
 
-const LONG: ReadyMode = ReadyMode::Alive { for_: PATIENCE };
+const LONG: ReadyMode = ReadyMode::Alive {
+    for_: Duration::from_secs(600),
+};
 
 async fn fifty_spawns_of_one_id_are_one_boot(c: &Context) -> Outcome {
     let config = c.probe("n", &[])?.build()?;
