@@ -43,8 +43,6 @@ struct Selection {
     packages: Vec<&'static str>,
     /// All packages but these.
     exclude: Vec<&'static str>,
-    /// Of these the library's own tests.
-    libraries: Vec<&'static str>,
     /// Build the programs of these too.
     programs: Vec<&'static str>,
     /// Leave out tests with one of these in their names.
@@ -75,10 +73,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         platform.prepare()?;
     }
     let mut total = run_cargo_test(&selection, &scope(&selection), args.full)?;
-    for package in &selection.libraries {
-        let scope = ["--lib", "--package", package];
-        total.join(run_cargo_test(&selection, &scope, args.full)?);
-    }
     drop(raised);
     for platform in chaos::PLATFORMS {
         // The workspaces that tests of this task make up have no grid to break.
@@ -127,13 +121,6 @@ fn select(
         only.is_none_or(|name| name == platform.name) && (platform.is_in_workspace)()
     };
     for platform in PLATFORMS.iter().filter(|platform| chosen(platform)) {
-        if platform.is_by_name && only.is_none() {
-            let name = platform.name;
-            println!("{name}: not run: it is run by its name, `cargo xtask test --only {name}`");
-            selection.exclude.extend(platform.packages);
-            selection.libraries.extend(platform.packages.first());
-            continue;
-        }
         match platform.ready(raised) {
             Ok(()) => {
                 println!("{}: run", platform.name);

@@ -22,9 +22,6 @@ pub(super) struct Platform {
     prepare: Option<fn() -> Result<(), Fail>>,
     /// Packages whose programs its tests start.
     pub(super) programs: &'static [&'static str],
-    /// Whether it is run by its name alone (`--only`), for as long as its tests have not shown often enough that they are to be relied on. The
-    /// whole run has the library tests of its first package, which need nothing.
-    pub(super) is_by_name: bool,
     /// Whether the workspace has its tests: those that tests of this task make up have few.
     pub(super) is_in_workspace: fn() -> bool,
 }
@@ -45,7 +42,6 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: None,
         prepare: None,
         programs: &[],
-        is_by_name: false,
         is_in_workspace: || true,
     },
     Platform {
@@ -56,7 +52,6 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(vm::down_again),
         prepare: None,
         programs: &["grid-agent", "grid-master", "grid-cli"],
-        is_by_name: false,
         is_in_workspace: vm::is_here,
     },
     Platform {
@@ -72,7 +67,6 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(|| engines::down_again(Kind::Docker)),
         prepare: Some(image::for_tests),
         programs: &["grid-cli"],
-        is_by_name: false,
         is_in_workspace: || sh::root().join("crates/grid-platform-docker").exists(),
     },
     Platform {
@@ -83,7 +77,6 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(|| engines::down_again(Kind::Podman)),
         prepare: None,
         programs: &[],
-        is_by_name: false,
         is_in_workspace: || sh::root().join("xtask/podman").exists(),
     },
     Platform {
@@ -94,7 +87,6 @@ pub(super) const PLATFORMS: &[Platform] = &[
         lower: Some(kubernetes::down_again),
         prepare: None,
         programs: &["grid-cli"],
-        is_by_name: true,
         is_in_workspace: || sh::root().join("crates/grid-platform-k8s").exists(),
     },
 ];
@@ -158,7 +150,6 @@ mod tests {
             lower: None,
             prepare: None,
             programs: &[],
-            is_by_name: false,
             is_in_workspace: || true,
         }
     }

@@ -135,15 +135,6 @@ impl Total {
         line
     }
 
-    /// Counts what another run came to.
-    pub(super) fn join(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-        self.crashed.extend(other.crashed);
-        self.told.extend(other.told);
-    }
-
     /// Counts one more that is not cargo's.
     pub(super) fn add(&mut self, passed: bool) {
         match passed {
