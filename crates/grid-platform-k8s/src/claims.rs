@@ -232,6 +232,14 @@ pub(crate) async fn change(
                 There::Ours(view) if view.uid == known.uid && view.record == known.record => {
                     now = view;
                 }
+                // An earlier call did it and never heard so.
+                There::Ours(view)
+                    if view.uid == known.uid
+                        && view.record.is_none()
+                        && matches!(change, Change::Bare) =>
+                {
+                    return Ok(view);
+                }
                 There::Ours(_) => {
                     return Err(error(
                         ErrorKind::Conflict,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::{NAMESPACE, cluster::Host, request::Asked};
 
@@ -12,6 +13,7 @@ type Key = (String, String);
 /// Something that happened to an object.
 pub(super) struct Happened {
     pub(super) version: u64,
+    pub(super) at: Instant,
     pub(super) resource: String,
     pub(super) before: Option<Value>,
     pub(super) after: Option<Value>,
@@ -103,6 +105,7 @@ impl Objects {
         }
         self.happened.push(Happened {
             version: self.version,
+            at: Instant::now(),
             resource: resource.to_owned(),
             before,
             after: object.clone(),

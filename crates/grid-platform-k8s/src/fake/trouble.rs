@@ -77,6 +77,7 @@ pub(super) struct Trouble {
     watches: Vec<(String, WatchUpset)>,
     is_silent: bool,
     watches_end: bool,
+    lag: Duration,
     /// What a role does not give.
     refused: Option<Method>,
     counted: Counted,
@@ -103,6 +104,11 @@ impl Trouble {
 
     pub(super) fn watches_end(&self) -> bool {
         self.watches_end
+    }
+
+    /// How late watches tell what happens.
+    pub(super) fn lag(&self) -> Duration {
+        self.lag
     }
 
     /// What becomes of this request.
@@ -196,6 +202,11 @@ impl Fake {
         state.trouble.watches_end = end;
         state.trouble.cut_all();
         state.tell();
+    }
+
+    /// From now on watches tell so late what happens.
+    pub(crate) fn lag(&self, lag: Duration) {
+        self.state().trouble.lag = lag;
     }
 
     pub(crate) fn silence(&self, is_silent: bool) {

@@ -28,6 +28,8 @@ struct Watch {
     told: u64,
     news: watch::Receiver<u64>,
     ends: Instant,
+    /// When it tells the next thing that happened.
+    wakes: Option<Instant>,
     /// How often all watches were cut when it began.
     cuts: u64,
     is_deaf: bool,
@@ -46,6 +48,7 @@ impl Fake {
             told,
             news: state.news.subscribe(),
             ends: Instant::now() + Duration::from_secs(number("timeoutSeconds").unwrap_or(300)),
+            wakes: None,
             cuts: state.trouble.cuts,
             is_deaf: false,
             is_over: state.trouble.watches_end(),
@@ -76,6 +79,7 @@ impl Watch {
             tokio::select! {
                 // The fake is there as long as its watches.
                 _ = self.news.changed() => {}
+                () = sleep_until(self.wakes.unwrap_or(self.ends)), if self.wakes.is_some() => {}
                 () = sleep_until(self.ends) => {
                     self.is_over = true;
                     return Some(Ok(Bytes::from(self.bookmark())));
@@ -107,7 +111,13 @@ impl Watch {
         }
         let resource = self.asked.resource.as_str();
         let mut next = None;
+        let (now, lag) = (Instant::now(), state.trouble.lag());
+        self.wakes = None;
         for happened in state.objects.since(resource, self.told) {
+            if happened.at + lag > now {
+                self.wakes = Some(happened.at + lag);
+                break;
+            }
             self.told = happened.version;
             next = event(&self.asked, happened);
             if next.is_some() {

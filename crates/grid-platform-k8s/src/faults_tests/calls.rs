@@ -15,15 +15,20 @@ const UPSETS: [Upset; 6] = [
     Upset::SilentAfter,
 ];
 
+/// How late watches are: not at all, and by more than a call takes.
+const NONE: Duration = Duration::ZERO;
+const LAG: Duration = Duration::from_secs(2);
+
 /// Whether the server did nothing of what it was asked.
 fn is_undone(upset: Upset) -> bool {
     !matches!(upset, Upset::CutAfter | Upset::SilentAfter)
 }
 
-/// Lets so many calls from one on go wrong, and repeats the work until it is done.
-async fn upset(work: Work, at: usize, times: usize, upset: Upset) {
+/// Lets so many calls from one on go wrong, and repeats the work until it is done. Watches are so late meanwhile.
+async fn upset(work: Work, at: usize, times: usize, upset: Upset, lag: Duration) {
     let (bed, platform) = Bed::new().await;
     work.prepare(&platform).await;
+    bed.fake.lag(lag);
     let made = bed.fake.made("pods", NAME);
     bed.fake.upset_nth(Counted::Work, at, times, upset);
     let mut done = work.run(&platform).await;
@@ -43,13 +48,13 @@ async fn upset(work: Work, at: usize, times: usize, upset: Upset) {
     check_removed(&bed, &platform).await;
 }
 
-async fn upset_each_call(times: usize, upsets: &[Upset]) {
+async fn upset_each_call(times: usize, upsets: &[Upset], lag: Duration) {
     for work in WORK {
         let calls = work.calls().await;
         for (at, call) in calls.iter().enumerate() {
             for it in upsets {
                 let what = format!("{work:?}: {it:?} at {call}, call {}", at + 1);
-                Named(&what, upset(work, at + 1, times, *it)).await;
+                Named(&what, upset(work, at + 1, times, *it, lag)).await;
             }
         }
     }
@@ -57,22 +62,45 @@ async fn upset_each_call(times: usize, upsets: &[Upset]) {
 
 #[tokio::test(start_paused = true)]
 async fn whichever_call_fails_a_repeat_succeeds_and_nothing_is_there_twice() {
-    upset_each_call(1, &[Upset::Failed, Upset::Unavailable]).await;
+    upset_each_call(1, &[Upset::Failed, Upset::Unavailable], NONE).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn whichever_call_breaks_off_a_repeat_succeeds_and_nothing_is_there_twice() {
-    upset_each_call(1, &[Upset::Cut, Upset::CutAfter]).await;
+    upset_each_call(1, &[Upset::Cut, Upset::CutAfter], NONE).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn whichever_call_is_not_answered_a_repeat_succeeds_and_nothing_is_there_twice() {
-    upset_each_call(1, &[Upset::Silent, Upset::SilentAfter]).await;
+    upset_each_call(1, &[Upset::Silent, Upset::SilentAfter], NONE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_done_and_not_heard_of_yet_is_not_done_again() {
+    upset_each_call(1, &[Upset::CutAfter], LAG).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_made_and_not_answered_is_the_nodes() {
+    let calls = Work::Spawn.calls().await;
+    let is_known = |it: &&str| matches!(*it, "POST persistentvolumeclaims" | "POST pods");
+    let known: Vec<_> = calls.iter().map(String::as_str).filter(is_known).collect();
+    assert_eq!(known.len(), 2);
+    for call in known {
+        let (bed, platform) = Bed::new().await;
+        bed.fake.upset_call(call, Upset::CutAfter);
+        Work::Spawn.run(&platform).await.unwrap_err();
+        Work::Spawn.run(&platform).await.unwrap();
+        // Its address and its secrets are those of the first time.
+        for kind in KINDS {
+            assert_eq!(bed.fake.made(kind, NAME), 1, "{call}: {kind}");
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_failures_is_outlived() {
-    upset_each_call(3, &[Upset::Failed, Upset::CutAfter]).await;
+    upset_each_call(3, &[Upset::Failed, Upset::CutAfter], NONE).await;
 }
 
 #[tokio::test(start_paused = true)]

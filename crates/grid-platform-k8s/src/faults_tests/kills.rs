@@ -89,10 +89,13 @@ async fn leave(work: Work, at: usize) {
     let is_removed = matches!(work, Work::Remove | Work::RemoveKeeping);
     let is_stopped = matches!(work, Work::Stop | Work::ForceStop);
     assert!(!is_removed || state.is_none(), "{state:?}");
-    assert!(
-        !is_stopped || matches!(state, Some(NodeState::Stopped { .. })),
-        "{state:?}"
-    );
+    if is_stopped {
+        assert!(
+            matches!(state, Some(NodeState::Stopped { .. })),
+            "{state:?}"
+        );
+        bed.check_noted_as_stopped();
+    }
     bed.check_others(&platform).await;
     check_removed(&bed, &platform).await;
 }

@@ -124,6 +124,15 @@ impl Bed {
         assert_eq!(listed, Some(NodeState::Running));
         assert!(platform.is_node_alive(&id(NODE)).await.unwrap());
         assert_eq!(self.pods(NODE).len(), 1);
+        // All of it is of one incarnation.
+        let uid = |kind| {
+            self.fake.get(kind, NAME).unwrap()["metadata"]["labels"]["sutra.node_uid"].clone()
+        };
+        for kind in KINDS {
+            assert_eq!(uid(kind), uid("pods"), "{kind}");
+        }
+        let service = self.fake.get("services", NAME).unwrap();
+        assert_eq!(service["spec"]["selector"]["sutra.node_uid"], uid("pods"));
     }
 
     /// That the node is stopped, and has no pod.
@@ -134,6 +143,15 @@ impl Bed {
             "{listed:?}"
         );
         assert_eq!(self.pods(NODE).len(), 0);
+    }
+
+    /// That it was noted that the node is not to run.
+    fn check_noted_as_stopped(&self) {
+        let claim = self.fake.get("persistentvolumeclaims", NAME).unwrap();
+        let notes = &claim["metadata"]["annotations"]["sutra.grid/notes"];
+        let notes: Value = serde_json::from_str(notes.as_str().unwrap()).unwrap();
+        let goal = notes["goal"]["kind"].as_str().unwrap();
+        assert!(matches!(goal, "stopped" | "given_up"), "{goal}");
     }
 
     /// That there is no such node, and nothing of it.
@@ -240,7 +258,10 @@ impl Work {
     async fn check(self, bed: &Bed, platform: &KubernetesPlatform) {
         match self {
             Self::Spawn | Self::Start | Self::SpawnOnKept => bed.check_runs(platform).await,
-            Self::Stop | Self::ForceStop => bed.check_stopped(platform).await,
+            Self::Stop | Self::ForceStop => {
+                bed.check_stopped(platform).await;
+                bed.check_noted_as_stopped();
+            }
             Self::Remove => bed.check_gone(platform).await,
             Self::RemoveKeeping => {
                 assert_eq!(listed(platform, NODE).await, None);

@@ -193,6 +193,11 @@ async fn make(
     fault::point("k8s-spawn-before-claim").cannot("make the claim")?;
     (record.host, record.ports) = match beside {
         Ok(place) => place,
+        // An earlier call made a node and never heard so, nor has the watch yet.
+        Err(_) if inner.registry.get(&id).record().is_some() => {
+            clear(inner, &id, &uid).await?;
+            return Ok(None);
+        }
         Err(trouble) => {
             undo(inner, &id, &uid, &trouble).await;
             return Err(trouble.into_error());
@@ -390,6 +395,12 @@ async fn spawn_present(
         .with_hint(format!(
             "Save the data, then `grid rm {id}`: a node on a claim that is being deleted would lose it."
         )));
+    }
+    let mut entry = entry;
+    if claim.notes.goal == Goal::Running && entry.pod.is_none() {
+        // A start that an earlier call made is as good, also before it is heard of.
+        pods::look(inner, &id).await?;
+        entry = inner.registry.get(&id);
     }
     if let Some(pod) = entry.own_pod()
         && claim.notes.goal == Goal::Running
