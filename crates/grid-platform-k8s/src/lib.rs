@@ -4,6 +4,7 @@ mod access;
 mod claims;
 mod config;
 mod error;
+mod events;
 mod exec;
 #[cfg(test)]
 mod fake;
@@ -27,6 +28,7 @@ mod translate;
 mod transport;
 mod usage;
 mod watch;
+mod watched;
 
 pub use config::{Allow, KubernetesConfig, Overlay, ServiceKind, Toleration};
 pub use platform::KubernetesPlatform;

@@ -14,13 +14,14 @@ use crate::{
     access::Access,
     config::KubernetesConfig,
     error::{Fault, PLATFORM, named},
+    events,
     lease::Lease,
     lifecycle, logs,
     owner::Install,
     probe,
     registry::{Entry, Registry},
     translate::{ContainerState, Frame},
-    usage, watch as events,
+    usage, watch as news,
 };
 
 /// Nodes as pods of a cluster.
@@ -117,7 +118,7 @@ async fn open(
         turns: Turns::default(),
         closing,
     });
-    events::begin(&inner);
+    news::begin(&inner);
     inner.synced().await?;
     lifecycle::heal(&inner).await?;
     Ok(inner)
@@ -301,7 +302,7 @@ impl Platform for KubernetesPlatform {
 
     async fn watch_nodes(&self) -> Result<NodeEventStream> {
         tag(self.inner.synced().await, "watch_nodes", None)?;
-        Ok(events::events(&self.inner.registry))
+        Ok(events::of(&self.inner.registry))
     }
 
     async fn get_usage(&self, node_id: &NodeId) -> Result<NodeUsage> {

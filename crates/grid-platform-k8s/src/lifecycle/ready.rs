@@ -17,7 +17,7 @@ use crate::{
     pods,
     registry::Entry,
     translate::{self, ContainerState, Ended, Goal, PodView, Record, why_pending},
-    watch::TAIL,
+    watched::TAIL,
 };
 
 /// How much later than an end the cluster tells of it, at most: a kubelet looks at its containers once a second (`plegRelistPeriod` in its
