@@ -128,28 +128,25 @@ pub(crate) enum Made {
     Exists,
 }
 
-/// Makes the claim of a node, within this time: from here on its intent is durable.
+/// Makes the claim of a node: from here on its intent is durable.
 ///
 /// # Errors
-/// The cluster's.
+/// That nothing may be made now; what the cluster says is a fault.
 pub(crate) async fn create(
     inner: &Arc<Inner>,
     record: &Record,
     notes: &Notes,
-    within: Duration,
-) -> Result<Made, Fault> {
+) -> Result<Result<Made, Fault>> {
     let id = &record.config.node_id;
     let claim = translate::claim(inner.frame(), record, notes);
     let api = inner.access.api::<PersistentVolumeClaim>();
     let made = inner
-        .access
-        .call_within(
-            within,
+        .write(
             format!("make the claim `{}`", id.native_name()),
             api.create(&PostParams::default(), &claim),
         )
-        .await;
-    match made {
+        .await?;
+    Ok(match made {
         Ok(made) => {
             inner.take_claim(&made);
             match read_claim(&made, &inner.install.owner) {
@@ -159,7 +156,7 @@ pub(crate) async fn create(
         }
         Err(fault) if fault.is_already_exists() => Ok(Made::Exists),
         Err(fault) => Err(fault),
-    }
+    })
 }
 
 /// What a claim's annotations and labels become.
@@ -208,19 +205,16 @@ pub(crate) async fn change(
     let api = inner.access.api::<PersistentVolumeClaim>();
     let mut now = Arc::new(known.clone());
     for _ in 0..TRIES {
-        let left = inner.lease.check()?;
         let mut metadata = change.metadata();
         metadata["uid"] = json!(now.uid);
         metadata["resourceVersion"] = json!(now.resource_version);
         let patch = json!({ "metadata": metadata });
         let patched = inner
-            .access
-            .call_within(
-                left,
+            .write(
                 format!("change the claim `{name}`"),
                 api.patch(&name, &PatchParams::default(), &Patch::Merge(&patch)),
             )
-            .await;
+            .await?;
         match patched {
             Ok(claim) => {
                 return match read(inner, id, &claim)? {
@@ -272,7 +266,6 @@ pub(crate) async fn change(
 pub(crate) async fn delete(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> {
     let id = &known.node_id;
     let name = id.native_name();
-    let left = inner.lease.check()?;
     let api = inner.access.api::<PersistentVolumeClaim>();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -282,13 +275,11 @@ pub(crate) async fn delete(inner: &Arc<Inner>, known: &ClaimView) -> Result<()> 
         ..DeleteParams::default()
     };
     let asked = inner
-        .access
-        .call_within(
-            left,
+        .write(
             format!("delete the claim `{name}`"),
             api.delete(&name, &params),
         )
-        .await;
+        .await?;
     match asked {
         Ok(_) => {}
         Err(fault) if fault.is_not_found() || fault.is_conflict() => {

@@ -63,15 +63,12 @@ pub(crate) async fn ensure<K: Beside>(
     let api = inner.access.api::<K>();
     let deadline = Instant::now() + GONE_LIMIT;
     loop {
-        let left = inner.lease.check()?;
         let made = inner
-            .access
-            .call_within(
-                left,
+            .write(
                 format!("make the {what} `{name}`"),
                 api.create(&PostParams::default(), object),
             )
-            .await;
+            .await?;
         match made {
             Ok(made) => return Ok(made),
             Err(fault) if fault.is_already_exists() => {}
@@ -156,7 +153,6 @@ impl Trouble {
 }
 
 async fn delete_one<K: Beside>(inner: &Arc<Inner>, id: &NodeId, uid: &str) -> Result<()> {
-    let left = inner.lease.check()?;
     let name = id.native_name();
     let params = DeleteParams {
         preconditions: Some(Preconditions {
@@ -167,13 +163,11 @@ async fn delete_one<K: Beside>(inner: &Arc<Inner>, id: &NodeId, uid: &str) -> Re
     };
     let api = inner.access.api::<K>();
     let asked = inner
-        .access
-        .call_within(
-            left,
+        .write(
             format!("delete the {} `{name}`", K::WHAT),
             api.delete(&name, &params),
         )
-        .await;
+        .await?;
     match asked {
         Ok(_) => Ok(()),
         Err(fault) if fault.is_not_found() || fault.is_conflict() => Ok(()),

@@ -1,6 +1,6 @@
 //! The platform: who does what.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use grid_platform_api::{
     Capabilities, Check, DataPolicy, Error, LogCursor, LogStream, NodeData, NodeEventStream,
@@ -148,6 +148,19 @@ impl Inner {
         can.nodes_outlive_adapter = true;
         can.force_stop = true;
         can
+    }
+
+    /// One call that changes something: begun only while this agent is the one that acts, and over before another one can be.
+    ///
+    /// # Errors
+    /// That it may not be done now; what the cluster says of it is a fault.
+    pub(crate) async fn write<T>(
+        &self,
+        what: impl Display,
+        call: impl Future<Output = kube::Result<T>>,
+    ) -> Result<Result<T, Fault>> {
+        let left = self.lease.check()?;
+        Ok(self.access.call_within(left, what, call).await)
     }
 
     /// What goes into each object.

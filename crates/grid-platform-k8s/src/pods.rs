@@ -44,15 +44,12 @@ pub(crate) async fn create(inner: &Arc<Inner>, record: &Record) -> Result<Result
     }
     let api = inner.access.api::<Pod>();
     for _ in 0..TRIES {
-        let left = inner.lease.check()?;
         let made = inner
-            .access
-            .call_within(
-                left,
+            .write(
                 format!("make the pod `{name}`"),
                 api.create(&PostParams::default(), &pod),
             )
-            .await;
+            .await?;
         match made {
             Ok(made) => return view(inner, id, &made).map(Ok),
             Err(fault) if fault.is_already_exists() => {}
@@ -134,7 +131,6 @@ pub(crate) async fn end(
         None => look(inner, id).await?,
     };
     while let Some(now) = pod {
-        let left = inner.lease.check()?;
         let params = DeleteParams {
             grace_period_seconds: Some(if force { 0 } else { grace_seconds(grace) }),
             preconditions: Some(Preconditions {
@@ -144,13 +140,8 @@ pub(crate) async fn end(
             ..DeleteParams::default()
         };
         let asked = inner
-            .access
-            .call_within(
-                left,
-                format!("end the pod `{name}`"),
-                api.delete(&name, &params),
-            )
-            .await;
+            .write(format!("end the pod `{name}`"), api.delete(&name, &params))
+            .await?;
         let refused = match asked {
             Ok(_) => {
                 wait_gone(inner, id, &now, grace).await;

@@ -43,6 +43,7 @@ const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(5);
 /// How long a caller waits for what is known to be what is.
 const PATIENCE: Duration = Duration::from_secs(5);
+
 impl Inner {
     /// Waits until what is known is what is.
     ///

@@ -271,7 +271,6 @@ async fn claim(
     record: &Record,
     kept: Option<&ClaimView>,
 ) -> Result<Option<Arc<ClaimView>>, Trouble> {
-    let left = inner.lease.check()?;
     let notes = Notes::default();
     if let Some(kept) = kept {
         return match claims::change(inner, kept, Change::Record(record, &notes)).await {
@@ -281,7 +280,7 @@ async fn claim(
             Err(e) => Err(e.into()),
         };
     }
-    match claims::create(inner, record, &notes, left).await {
+    match claims::create(inner, record, &notes).await? {
         Ok(Made::Yes(claim)) => Ok(Some(claim)),
         Ok(Made::Exists) => match claims::look(inner, &record.config.node_id).await? {
             There::Nothing => Ok(None),
@@ -397,7 +396,7 @@ async fn spawn_present(
         )));
     }
     let mut entry = entry;
-    if claim.notes.goal == Goal::Running && entry.pod.is_none() {
+    if entry.pod.is_none() {
         // A start that an earlier call made is as good, also before it is heard of.
         pods::look(inner, &id).await?;
         entry = inner.registry.get(&id);
@@ -429,7 +428,10 @@ async fn again(
 ) -> Result<New> {
     let id = &config.node_id;
     let before = inner.registry.shown(id);
-    pods::end(inner, id, config.stop.grace, false).await?;
+    // Where none is known, the cluster was asked just now.
+    if inner.registry.get(id).pod.is_some() {
+        pods::end(inner, id, config.stop.grace, false).await?;
+    }
     let place = beside(inner, &record.uid, config).await;
     let (host, ports) = place.map_err(Trouble::into_error)?;
     // What befell a pod that somebody took away is told on; of a start that was asked for everything begins anew.
