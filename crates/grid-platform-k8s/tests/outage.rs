@@ -3,16 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "all of it is for tests")]
 
 mod bed;
-#[allow(dead_code, reason = "the cases of a cluster that is up use all of it")]
-#[path = "cluster/stage.rs"]
-mod stage;
 
-use bed::Bed;
+use bed::{
+    Bed,
+    stage::{PATIENCE, Stage},
+};
 use futures::StreamExt;
 use grid_platform_api::{DataPolicy, ErrorKind, LogCursor, LogItem, LogStream, Platform};
 use grid_platform_testing::{Outcome, eventually};
 use grid_testbed::kubernetes::{Cluster, Part};
-use stage::{PATIENCE, Stage};
 use tokio::{task::block_in_place, time::timeout};
 
 /// A cluster without its API server, which is there again when this is dropped.

@@ -247,19 +247,7 @@ impl Context {
         what: &str,
         wanted: impl Fn(&SpawnedNode) -> bool + Send + Sync,
     ) -> Outcome<SpawnedNode> {
-        let seen = Mutex::new(None);
-        let platform = self.platform();
-        let waited = platform
-            .wait_for(id, self.survey.patience, |node| {
-                *seen.lock().unwrap_or_else(PoisonError::into_inner) = node.cloned();
-                node.is_some_and(&wanted)
-            })
-            .await;
-        let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match waited {
-            Ok(()) => Ok(seen.ok_or("the node was seen and lost")?),
-            Err(e) => Err(Failed::from(e).during(&format!("{what}; last seen was {seen:?}"))),
-        }
+        seen(&*self.platform(), id, self.survey.patience, what, wanted).await
     }
 
     /// The node's live processes.
@@ -326,6 +314,31 @@ impl Context {
         let mut stream = platform.follow_logs(id, cursor).await?;
         drop(platform);
         read_until(&mut stream, enough).await
+    }
+}
+
+/// Waits by the platform's events until a node is as wanted, and gives it.
+///
+/// # Errors
+/// After `limit`, with what was waited for and the node as it was last seen.
+pub async fn seen(
+    platform: &dyn Platform,
+    id: &NodeId,
+    limit: Duration,
+    what: &str,
+    wanted: impl Fn(&SpawnedNode) -> bool + Send + Sync,
+) -> Outcome<SpawnedNode> {
+    let seen = Mutex::new(None);
+    let waited = platform
+        .wait_for(id, limit, |node| {
+            *seen.lock().unwrap_or_else(PoisonError::into_inner) = node.cloned();
+            node.is_some_and(&wanted)
+        })
+        .await;
+    let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match waited {
+        Ok(()) => Ok(seen.ok_or("the node was seen and lost")?),
+        Err(e) => Err(Failed::from(e).during(&format!("{what}; last seen was {seen:?}"))),
     }
 }
 

@@ -14,7 +14,7 @@ mod run;
 mod wrapped;
 
 pub use case::{Case, Need, cases};
-pub use context::{Context, PATIENCE, fails};
+pub use context::{Context, PATIENCE, fails, seen};
 pub(crate) use context::{quick, quickly, read_until, settle};
 pub use deadline::eventually;
 pub use failed::{Failed, Outcome};

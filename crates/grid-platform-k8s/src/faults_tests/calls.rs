@@ -140,15 +140,7 @@ async fn a_server_that_stays_busy_is_said_to_be() {
 
 #[tokio::test(start_paused = true)]
 async fn whichever_call_of_opening_is_upset_a_repeat_finds_every_node() {
-    let (bed, platform) = Bed::new().await;
-    platform.spawn_node(request(NODE)).await.unwrap();
-    drop(platform);
-    let made = bed.fake.made("pods", NAME);
-    sleep(SETTLED).await;
-    bed.fake.count(Counted::All);
-    drop(bed.open().await.unwrap());
-    let calls = bed.fake.calls().len();
-    sleep(SETTLED).await;
+    let (bed, calls) = calls_of_opening().await;
     for at in 1..=calls {
         for it in UPSETS.into_iter().chain([Upset::Busy, Upset::Lost]) {
             let what = format!("{it:?} at call {at}");
@@ -163,7 +155,7 @@ async fn whichever_call_of_opening_is_upset_a_repeat_finds_every_node() {
                 let platform = opened.unwrap();
                 bed.check_runs(&platform).await;
                 bed.check_others(&platform).await;
-                assert_eq!(bed.fake.made("pods", NAME), made);
+                assert_eq!(bed.fake.made("pods", NAME), 1);
                 drop(platform);
                 sleep(SETTLED).await;
             };

@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// Runs the work until its process is killed, with a call that was not done any more or that nobody heard the answer of.
-async fn kill(work: Work, at: usize, done: bool) {
+/// Runs the work until its process is killed, with a call that was not done any more or that nobody heard the answer of. Gives the adapter
+/// that is opened behind it, and how many pods had been made before.
+async fn killed(work: Work, at: usize, done: bool) -> (Bed, KubernetesPlatform, usize) {
     let (bed, platform) = Bed::new().await;
     work.prepare(&platform).await;
     let made = bed.fake.made("pods", NAME);
@@ -16,8 +17,13 @@ async fn kill(work: Work, at: usize, done: bool) {
     }
     drop(platform);
     bed.fake.count(Counted::None);
-
     let platform = bed.open().await.unwrap();
+    (bed, platform, made)
+}
+
+/// Kills the work, and asks for it once more.
+async fn kill(work: Work, at: usize, done: bool) {
+    let (bed, platform, made) = killed(work, at, done).await;
     bed.check_others(&platform).await;
     let is_known = !matches!(work, Work::Spawn | Work::SpawnOnKept);
     if is_known && !matches!(work, Work::Remove | Work::RemoveKeeping) {
@@ -61,18 +67,7 @@ async fn killed_and_left_alone_nothing_is_lost_and_nothing_is_done_that_nobody_a
 
 /// As [`kill`], and nobody asks for anything any more.
 async fn leave(work: Work, at: usize) {
-    let (bed, platform) = Bed::new().await;
-    work.prepare(&platform).await;
-    bed.fake.kill_at(Counted::Work, at, true);
-    let killed = bed.fake.killed();
-    tokio::select! {
-        biased;
-        () = killed => {}
-        done = work.run(&platform) => panic!("it was to be killed: {done:?}"),
-    }
-    drop(platform);
-    bed.fake.count(Counted::None);
-    let platform = bed.open().await.unwrap();
+    let (bed, platform, _) = killed(work, at, true).await;
     sleep(SETTLED).await;
     // What was begun is at its end: no pod is there of a node that is not to run, and no object of a node that is none.
     let state = listed(&platform, NODE).await;
@@ -102,14 +97,7 @@ async fn leave(work: Work, at: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn killed_while_it_opens_the_next_one_opens() {
-    let (bed, platform) = Bed::new().await;
-    platform.spawn_node(request(NODE)).await.unwrap();
-    drop(platform);
-    sleep(SETTLED).await;
-    bed.fake.count(Counted::All);
-    drop(bed.open().await.unwrap());
-    let calls = bed.fake.calls().len();
-    sleep(SETTLED).await;
+    let (bed, calls) = calls_of_opening().await;
     for at in 1..=calls {
         for done in [false, true] {
             bed.fake.kill_at(Counted::All, at, done);

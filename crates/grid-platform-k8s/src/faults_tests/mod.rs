@@ -30,8 +30,21 @@ const BYSTANDER: &str = "b";
 const NAME: &str = "sutra-grid-a";
 /// The kinds of objects that a node has.
 const KINDS: [&str; 4] = ["pods", "persistentvolumeclaims", "services", "secrets"];
-/// Longer than anything takes that goes on in the background.
+/// Longer, in the tests' virtual time, than anything takes that goes on in the background: that nothing more comes is no event.
 const SETTLED: Duration = Duration::from_secs(60);
+
+/// A server with one node that runs and no adapter, and how many calls one makes until it is open.
+async fn calls_of_opening() -> (Bed, usize) {
+    let (bed, platform) = Bed::new().await;
+    platform.spawn_node(request(NODE)).await.unwrap();
+    drop(platform);
+    sleep(SETTLED).await;
+    bed.fake.count(Counted::All);
+    drop(bed.open().await.unwrap());
+    let calls = bed.fake.calls().len();
+    sleep(SETTLED).await;
+    (bed, calls)
+}
 
 fn id(text: &str) -> NodeId {
     NodeId::new(text).unwrap()

@@ -5,6 +5,8 @@
     reason = "each test file uses its part, and all of it is for tests"
 )]
 
+pub(crate) mod stage;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

@@ -6,7 +6,7 @@ use grid_platform_testing::{Failed, Outcome, eventually, fails};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use crate::stage::{MOMENT, PATIENCE, Stage, text, uid};
+use crate::bed::stage::{MOMENT, PATIENCE, Stage, text, uid};
 
 /// What a node's objects are, and what errors call them.
 const KINDS: [(&str, &str); 4] = [

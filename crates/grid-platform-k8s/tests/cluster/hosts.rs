@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::Place,
-    stage::{Stage, said, uid},
+    bed::stage::{Stage, said, uid},
 };
 
 /// Where hosts are.

@@ -5,7 +5,7 @@ use grid_platform_api::{LogCursor, LogItem, LogPosition, LogStream, Platform, Re
 use grid_platform_testing::{Failed, Outcome};
 use tokio::time::timeout;
 
-use crate::stage::{PATIENCE, Stage};
+use crate::bed::stage::{PATIENCE, Stage};
 
 /// What comes until this line has, a gap as its reason.
 async fn until(log: &mut LogStream, last: &str) -> Outcome<(Vec<String>, LogPosition)> {

@@ -10,7 +10,6 @@ mod namespaces;
 mod objects;
 mod reasons;
 mod remains;
-mod stage;
 
 use std::{pin::Pin, process::ExitCode, time::Duration};
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{
     bed::Place,
-    stage::{PATIENCE, Stage},
+    bed::stage::{PATIENCE, Stage},
 };
 
 /// Sets what a namespace may have, and returns once that holds.

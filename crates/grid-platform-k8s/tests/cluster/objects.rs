@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::Place,
-    stage::{PATIENCE, Stage, ask, text},
+    bed::stage::{PATIENCE, Stage, ask, text},
 };
 
 /// A node with a port of its own choice and one by number, behind a service of this kind.

@@ -8,7 +8,7 @@ use grid_platform_api::{
 use grid_platform_testing::{BadProgram, Outcome, eventually, fails};
 use serde_json::json;
 
-use crate::stage::{PATIENCE, Stage, said, text, uid};
+use crate::bed::stage::{PATIENCE, Stage, said, text, uid};
 
 /// Whether the node waits for something of this kind, and says so.
 fn waits_for(node: &SpawnedNode, reason: FailureReason) -> bool {

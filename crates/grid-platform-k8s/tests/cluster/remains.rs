@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bed::Place,
-    stage::{PATIENCE, Stage, text, uid},
+    bed::stage::{PATIENCE, Stage, text, uid},
 };
 
 pub(crate) async fn a_node_without_its_pod_is_listed_and_starts_on_its_data() -> Outcome {

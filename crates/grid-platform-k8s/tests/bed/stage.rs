@@ -1,20 +1,16 @@
 //! An adapter in a place of its own, and how a case looks at both.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures::StreamExt;
 use grid_platform_api::{
-    NodeEvent, NodeEventStream, NodeId, PlatformExt, ReadyMode, SpawnConfig, SpawnConfigBuilder,
-    SpawnedNode,
+    NodeEvent, NodeEventStream, NodeId, ReadyMode, SpawnConfig, SpawnConfigBuilder, SpawnedNode,
 };
 use grid_platform_k8s::{KubernetesConfig, KubernetesPlatform};
-use grid_platform_testing::{Failed, Outcome, eventually, probe};
+use grid_platform_testing::{Failed, Outcome, eventually, probe, seen};
 use serde_json::Value;
 
-use crate::bed::Place;
+use super::Place;
 
 /// How long anything may take that is waited for: a kubelet that ends a pod takes ten seconds when it has nothing else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -92,17 +88,7 @@ impl Stage {
         what: &str,
         wanted: impl Fn(&SpawnedNode) -> bool + Send + Sync,
     ) -> Outcome<SpawnedNode> {
-        let seen = Mutex::new(None);
-        let look = |node: Option<&SpawnedNode>| {
-            *seen.lock().unwrap_or_else(PoisonError::into_inner) = node.cloned();
-            node.is_some_and(&wanted)
-        };
-        let waited = self.platform.wait_for(id, PATIENCE, look).await;
-        let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
-        match waited {
-            Ok(()) => Ok(seen.ok_or("it was seen and lost")?),
-            Err(e) => Err(Failed::from(e).during(&format!("{what}; last seen was {seen:?}"))),
-        }
+        seen(&self.platform, id, PATIENCE, what, wanted).await
     }
 
     /// Has the probe of a node do something, at the endpoint that the adapter gives.
