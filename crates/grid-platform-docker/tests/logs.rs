@@ -36,16 +36,8 @@ fn node(place: &Place, name: &str, actions: &[&str]) -> SpawnConfigBuilder {
 
 async fn ask(node: &SpawnedNode, action: &str) -> String {
     let endpoint = node.endpoint.as_ref().unwrap();
-    let mut answer = probe::ask(&endpoint.host, endpoint.port, action).await;
-    // The port is bound when the arguments are done.
-    for _ in 0..200 {
-        if answer.is_ok() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        answer = probe::ask(&endpoint.host, endpoint.port, action).await;
-    }
-    answer.unwrap()
+    let asked = probe::ask_soon(&endpoint.host, endpoint.port, action);
+    asked.await.unwrap()
 }
 
 async fn next(log: &mut LogStream) -> LogItem {

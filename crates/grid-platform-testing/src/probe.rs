@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::OnceLock,
+    time::Duration,
 };
 
 use tokio::{
@@ -18,7 +19,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{Failed, Outcome};
+use crate::{Failed, Outcome, eventually};
 
 #[path = "../probe/script.rs"]
 mod script;
@@ -29,6 +30,10 @@ pub use script::{
 
 /// The probe's file: static, so that an image that holds nothing else runs it.
 pub const BYTES: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/grid-probe"));
+
+/// How long [`ask_soon`] waits for a way to the probe, and for one answer on the way there.
+const REACHED: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(2);
 
 /// Writes the probe into `dir`, executable for everybody, and gives its path.
 ///
@@ -88,6 +93,21 @@ pub async fn ask(host: &str, port: u16, action: &str) -> Outcome<String> {
             crate::PATIENCE
         ))),
     }
+}
+
+/// Has the probe of a node do something that may not be reached yet: it binds its port when its first actions are done, and a
+/// service's address leads to it some time after it has started, when kube-proxy has written its rules.
+///
+/// # Errors
+/// When nothing answers there within 60 s, and those of [`ask`].
+pub async fn ask_soon(host: &str, port: u16, action: &str) -> Outcome<String> {
+    eventually(REACHED, "a way to the probe", || async {
+        // Until then kube-proxy itself may hold a port of the host's, and let whoever comes wait.
+        let asked = tokio::time::timeout(SOON, ask(host, port, "boot")).await;
+        Ok(matches!(asked, Ok(Ok(_))).then_some(()))
+    })
+    .await?;
+    ask(host, port, action).await
 }
 
 async fn exchange(host: &str, port: u16, action: &str) -> Outcome<String> {

@@ -156,7 +156,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Has the probe of a node do something.
+/// Has the probe of a node do something: a pod's as soon as its service leads there.
 fn ask(node: &Value, action: &str) -> String {
     let endpoint = node["endpoint"].as_str().unwrap();
     let (host, port) = endpoint.rsplit_once(':').unwrap();
@@ -165,7 +165,9 @@ fn ask(node: &Value, action: &str) -> String {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(probe::ask(&host, port, action)).unwrap()
+    runtime
+        .block_on(probe::ask_soon(&host, port, action))
+        .unwrap()
 }
 
 fn image() -> Image {

@@ -15,9 +15,6 @@ use super::Place;
 /// How long anything may take that is waited for: a kubelet that ends a pod takes ten seconds when it has nothing else to do.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a probe may take that is reached.
-const SOON: Duration = Duration::from_secs(2);
-
 /// How long it is looked that something does not happen.
 pub(crate) const MOMENT: Duration = Duration::from_millis(300);
 
@@ -97,7 +94,7 @@ impl Stage {
     /// When it does not answer.
     pub(crate) async fn ask(&self, node: &SpawnedNode, action: &str) -> Outcome<String> {
         let endpoint = node.endpoint.as_ref().ok_or("it has no endpoint")?;
-        ask(&endpoint.host, endpoint.port, action).await
+        probe::ask_soon(&endpoint.host, endpoint.port, action).await
     }
 
     /// Has the probe of a node end.
@@ -111,21 +108,6 @@ impl Stage {
         let _ = probe::ask(&endpoint.host, endpoint.port, action).await;
         Ok(())
     }
-}
-
-/// Has the probe that is reached there do something, once the rules for the service's address are written: kube-proxy does that
-/// some time behind the pod's start.
-///
-/// # Errors
-/// When it does not answer.
-pub(crate) async fn ask(host: &str, port: u16, action: &str) -> Outcome<String> {
-    eventually(PATIENCE, "a way to the probe", || async {
-        // Until then kube-proxy itself may hold a port of the host's, and let whoever comes wait.
-        let asked = tokio::time::timeout(SOON, probe::ask(host, port, "boot")).await;
-        Ok(matches!(asked, Ok(Ok(_))).then_some(()))
-    })
-    .await?;
-    probe::ask(host, port, action).await
 }
 
 /// Reads events until the cluster has said all of this of a node, in whatever order, and gives its words for each.

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use grid_platform_api::{Platform, SpawnedNode};
 use grid_platform_k8s::{ServiceKind, Toleration};
-use grid_platform_testing::{Outcome, eventually};
+use grid_platform_testing::{Outcome, eventually, probe};
 use serde_json::{Value, json};
 
 use crate::{
     bed::Place,
-    bed::stage::{PATIENCE, Stage, ask, text},
+    bed::stage::{PATIENCE, Stage, text},
 };
 
 /// A node with a port of its own choice and one by number, behind a service of this kind.
@@ -36,7 +36,7 @@ pub(crate) async fn a_cluster_ip_leads_to_its_node() -> Outcome {
     assert_eq!(*port_of(&service, "main", "port"), endpoint.port);
     assert_eq!(stage.ask(&node, "boot").await?, "1");
     assert_eq!(node.ports.get("peer"), Some(&7000));
-    assert_eq!(ask(&endpoint.host, 7000, "boot").await?, "1");
+    assert_eq!(probe::ask_soon(&endpoint.host, 7000, "boot").await?, "1");
     Ok(())
 }
 
@@ -58,7 +58,7 @@ pub(crate) async fn a_headless_service_leads_to_its_node() -> Outcome {
     .await?;
     let pod = stage.place.object("pods", &node.node_id)?;
     assert_eq!(address, text(&pod, "/status/podIP"));
-    assert_eq!(ask(&address, endpoint.port, "boot").await?, "1");
+    assert_eq!(probe::ask_soon(&address, endpoint.port, "boot").await?, "1");
     Ok(())
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn a_port_of_the_hosts_leads_to_its_node() -> Outcome {
     let peer = node.ports["peer"];
     assert_eq!(*port_of(&service, "peer", "nodePort"), peer);
     assert_ne!(peer, 7000, "it is a port of all hosts");
-    assert_eq!(ask(&endpoint.host, peer, "boot").await?, "1");
+    assert_eq!(probe::ask_soon(&endpoint.host, peer, "boot").await?, "1");
     Ok(())
 }
 
