@@ -10,6 +10,7 @@ mod news;
 mod one;
 mod peer;
 mod place;
+mod reasons;
 
 use crate::Result;
 use crate::bench::Bench;
@@ -53,6 +54,7 @@ fn measure(bench: &Bench) -> Result<Vec<Row>> {
     rows.extend(idle::measure(bench)?);
     rows.extend(list::measure(bench)?);
     rows.extend(many::measure(bench)?);
+    rows.extend(reasons::measure(bench)?);
     Ok(rows)
 }
 

@@ -47,6 +47,11 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(bench: &Bench) -> Result<Self> {
+        Self::with(bench, Overlay::default())
+    }
+
+    /// A place whose nodes' pods are made by this.
+    pub(super) fn with(bench: &Bench, overlay: Overlay) -> Result<Self> {
         let view = View::of(&bench.program(CLUSTER)?)?;
         let cluster = view.own()?;
         // What a run that was killed has left.
@@ -64,7 +69,7 @@ impl Place {
             images: Allow::Any,
             overlay: Overlay {
                 storage_size_mb: Some(DATA_MB),
-                ..Overlay::default()
+                ..overlay
             },
             ..KubernetesConfig::new(namespace.name())
         };
@@ -94,10 +99,14 @@ impl Place {
         self.dir.path()
     }
 
+    /// The program that is measured.
+    pub(super) fn program(&self) -> Program {
+        Program::image(&self.image, [""; 0])
+    }
+
     /// What a node is asked for by.
     pub(super) fn request(&self, id: &NodeId) -> Result<SpawnConfig> {
-        let program = Program::image(&self.image, [""; 0]);
-        let config = SpawnConfig::builder(id.as_str(), program)
+        let config = SpawnConfig::builder(id.as_str(), self.program())
             .port(0)
             .memory_limit_mb(64)
             .label("for", "bench")
