@@ -1,10 +1,11 @@
 //! Credentials that a program gives, as the `exec` of a kubeconfig names it (client.authentication.k8s.io).
 //!
 //! The client library would run it without a limit, and once more for every caller that waits for it. Here it has one, is run by one
-//! at a time, and goes on for the next caller when one gives up. What it writes is never shown.
+//! at a time, and goes on for the next caller when one gives up. What it writes to standard output is never shown; of its standard
+//! error the last line is, where it fails.
 
 use std::{
-    fmt,
+    fmt, io,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,12 +17,18 @@ use k8s_openapi::ByteString;
 use kube::config::{AuthInfo, ExecConfig};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{process::Command, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::Command,
+    time::Instant,
+};
 
 use crate::refusal::line;
 
 /// How long the program may take: it may ask a server of its own.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How much of what it writes is read, in bytes: credentials are some kilobytes.
+const MOST: usize = 1024 * 1024;
 /// How long before they expire credentials are got anew, at the most.
 const AHEAD: SignedDuration = SignedDuration::from_secs(60);
 /// How long a program that failed is not run again.
@@ -180,6 +187,8 @@ impl Credentials {
             .args(exec.args.iter().flatten())
             .env("KUBERNETES_EXEC_INFO", asked.to_string())
             .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .kill_on_drop(true);
         for entry in exec.env.iter().flatten() {
             if let (Some(name), Some(value)) = (entry.get("name"), entry.get("value")) {
@@ -187,7 +196,7 @@ impl Credentials {
             }
         }
         let shown = line(program);
-        let out = tokio::time::timeout(LIMIT, command.output())
+        let (status, written, errors) = tokio::time::timeout(LIMIT, ended(&mut command))
             .await
             .map_err(|_| {
                 NoCredentials(format!(
@@ -204,10 +213,15 @@ impl Credentials {
                     "the program `{shown}` of `exec` cannot be run: {source}{hint}"
                 ))
             })?;
-        if !out.status.success() {
-            return Err(failed(&shown, out.status, &out.stderr));
+        if written.len() > MOST {
+            return Err(NoCredentials(format!(
+                "the program `{shown}` of `exec` wrote more than {MOST} bytes"
+            )));
         }
-        Given::read(&out.stdout).ok_or_else(|| {
+        if !status.success() {
+            return Err(failed(&shown, status, &errors));
+        }
+        Given::read(&written).ok_or_else(|| {
             NoCredentials(format!(
                 "the program `{shown}` of `exec` wrote no credentials"
             ))
@@ -247,6 +261,22 @@ impl Given {
     fn is_good(&self) -> bool {
         self.good_until.is_none_or(|it| Timestamp::now() < it)
     }
+}
+
+/// Runs a program to its end; gives how that was, and what it wrote to standard output and error. One that writes too much is
+/// not read any further.
+async fn ended(command: &mut Command) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let mut child = command.spawn()?;
+    let (written, errors) = (child.stdout.take(), child.stderr.take());
+    tokio::try_join!(child.wait(), most(written), most(errors))
+}
+
+async fn most(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut read = Vec::new();
+    if let Some(pipe) = pipe {
+        pipe.take(MOST as u64 + 1).read_to_end(&mut read).await?;
+    }
+    Ok(read)
 }
 
 fn no_credentials() -> NoCredentials {
@@ -350,6 +380,11 @@ mod tests {
         check(
             sh("echo secret"),
             "the program `sh` of `exec` wrote no credentials",
+        )
+        .await;
+        check(
+            sh("head -c 9000000 /dev/zero"),
+            "the program `sh` of `exec` wrote more than 1048576 bytes",
         )
         .await;
         let missing = Credentials::new(ExecConfig {
