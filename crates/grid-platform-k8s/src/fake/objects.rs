@@ -35,6 +35,8 @@ pub(super) struct Objects {
     /// What happened up to this version is forgotten.
     compacted: u64,
     made: BTreeMap<Key, usize>,
+    /// What is left of the lists that were given in part, and the version that they are of.
+    pages: Vec<(u64, Vec<Value>)>,
 }
 
 impl Objects {
@@ -155,15 +157,7 @@ impl Objects {
                 Some(object) => (200, object.clone()),
                 None => absent(resource, name),
             },
-            ("LIST", None) => {
-                let mut items = self.all(resource);
-                items.retain(|it| asked.selects(it));
-                let version = self.version.to_string();
-                (
-                    200,
-                    json!({"metadata": {"resourceVersion": version}, "items": items}),
-                )
-            }
+            ("LIST", None) => self.list(asked),
             ("POST", None) => self.create(resource, &asked.body, host),
             ("PUT", Some(name)) => {
                 let meta = &asked.body["metadata"];
@@ -180,6 +174,31 @@ impl Objects {
             ("DELETE", Some(name)) => self.delete(resource, name, &asked.body),
             _ => refusal(405, "MethodNotAllowed", resource),
         }
+    }
+
+    /// A list, or as much of it as is asked for. All of its pages are of one version.
+    fn list(&mut self, asked: &Asked) -> (u16, Value) {
+        let (version, mut items) = match asked.query.get("continue") {
+            Some(page) => self.pages[page.parse::<usize>().unwrap()].clone(),
+            None => {
+                let mut items = self.all(&asked.resource);
+                items.retain(|it| asked.selects(it));
+                (self.version, items)
+            }
+        };
+        if self.is_forgotten(version) {
+            let words =
+                "The provided continue parameter is too old to display a consistent list result.";
+            return refusal(410, "Expired", words);
+        }
+        let limit = asked.query.get("limit").map(|it| it.parse().unwrap());
+        let rest = items.split_off(items.len().min(limit.unwrap_or(usize::MAX)));
+        let mut meta = json!({"resourceVersion": version.to_string()});
+        if !rest.is_empty() {
+            meta["continue"] = self.pages.len().to_string().into();
+            self.pages.push((version, rest));
+        }
+        (200, json!({"metadata": meta, "items": items}))
     }
 
     fn create(&mut self, resource: &str, body: &Value, host: &Host) -> (u16, Value) {

@@ -5,6 +5,7 @@
 mod by_hand;
 mod calls;
 mod kills;
+mod pages;
 mod watches;
 
 use std::time::Duration;
