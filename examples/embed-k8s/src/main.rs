@@ -20,14 +20,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &[String]) -> Result<(), Error> {
-    let [kubeconfig, namespace, image, rest @ ..] = arguments else {
+    let [namespace, image, rest @ ..] = arguments else {
         let error = Error::new(ErrorKind::InvalidConfig, "arguments are missing");
-        return Err(error.with_hint(
-            "`embed-k8s KUBECONFIG NAMESPACE IMAGE [ARGUMENTS]`, or `... NAMESPACE down`.",
-        ));
+        return Err(error
+            .with_hint("`embed-k8s NAMESPACE IMAGE [ARGUMENTS]`, or `embed-k8s NAMESPACE down`."));
     };
     let platform = KubernetesPlatform::open(KubernetesConfig {
-        kubeconfig: Some(kubeconfig.into()),
+        // Without it, the account of the pod that this runs in.
+        kubeconfig: std::env::var_os("KUBECONFIG").map(Into::into),
         images: Allow::Any,
         ..KubernetesConfig::new(namespace)
     })

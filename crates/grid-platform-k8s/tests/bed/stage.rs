@@ -7,7 +7,7 @@ use grid_platform_api::{
     NodeEvent, NodeEventStream, NodeId, ReadyMode, SpawnConfig, SpawnConfigBuilder, SpawnedNode,
 };
 use grid_platform_k8s::{KubernetesConfig, KubernetesPlatform};
-use grid_platform_testing::{Failed, Outcome, eventually, probe, seen};
+use grid_platform_testing::{Failed, Outcome, probe, seen};
 use serde_json::Value;
 
 use super::Place;
