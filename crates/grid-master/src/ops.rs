@@ -141,14 +141,17 @@ impl App {
         .await
     }
 
-    /// Wishes that a node does not run.
+    /// Wishes that a node does not run. One whose stop has failed is tried again.
     pub(crate) async fn stop(&self, id: &NodeId) -> Result<()> {
-        self.change_node(id, |row| {
-            Ok((row.wish != Wish::Stopped).then(|| NodeRow {
-                wish: Wish::Stopped,
-                generation: row.generation + 1,
-                ..row
-            }))
+        let grid = self.grid.clone();
+        self.change_node(id, move |row| {
+            Ok(
+                (row.wish != Wish::Stopped || grid.is_given_up(&row)).then(|| NodeRow {
+                    wish: Wish::Stopped,
+                    generation: row.generation + 1,
+                    ..row
+                }),
+            )
         })
         .await
     }
@@ -184,25 +187,30 @@ impl App {
             .await
     }
 
-    /// Wishes that a node is gone. Its tombstone stays until its agent has acknowledged it.
+    /// Wishes that a node is gone. Its tombstone stays until its agent has acknowledged it; a removal that has failed is tried again.
     pub(crate) async fn remove(&self, id: &NodeId, purge: bool) -> Result<()> {
         let id = id.clone();
         let unmanaged = match self.grid.find(&id) {
             Some((agent, None)) => Some(agent),
             _ => None,
         };
+        let grid = self.grid.clone();
         self.store
             .change(move |tx| {
                 let row = match (tx.book.nodes.get(&id), unmanaged) {
-                    (Some(row), _) => match row.wish {
+                    (Some(row), _) => {
                         // A purge that is on its way is not taken back.
-                        Wish::Removed { purge: before } if before || !purge => return Ok(()),
-                        _ => NodeRow {
-                            wish: Wish::Removed { purge },
+                        let purge = purge || row.wish == Wish::Removed { purge: true };
+                        let wish = Wish::Removed { purge };
+                        if row.wish == wish && !grid.is_given_up(row) {
+                            return Ok(());
+                        }
+                        NodeRow {
+                            wish,
                             generation: row.generation + 1,
                             ..(**row).clone()
-                        },
-                    },
+                        }
+                    }
                     (None, Some(agent)) => NodeRow {
                         id: id.clone(),
                         agent,

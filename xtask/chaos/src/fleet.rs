@@ -378,12 +378,12 @@ impl Slot {
         loop {
             match client.node(&self.id).await {
                 Err(error) if error.class() == Class::NotFound => return true,
+                _ if Instant::now() >= until => return false,
                 Ok(node) if is_refused(&node) && self.is_mended(&why(&node)).await => {
                     // As a person would. An answer that is lost comes to the same.
                     let _ = client.remove(&self.id, DataPolicy::Purge).await;
                     sleep(Duration::from_millis(500)).await;
                 }
-                _ if Instant::now() >= until => return false,
                 _ => sleep(Duration::from_millis(30)).await,
             }
         }

@@ -136,6 +136,13 @@ impl Grid {
         matches!(state, State::Failed | State::Stopped) || view::is_given_up(row, seen)
     }
 
+    /// Whether its agent has failed at what is wished, and waits for another wish.
+    pub(crate) fn is_given_up(&self, row: &NodeRow) -> bool {
+        let inner = self.inner();
+        let seen = inner.seen(&row.agent, &row.id).map(|s| &**s);
+        view::is_given_up(row, seen)
+    }
+
     pub(crate) fn snapshot(&self) -> Snapshot {
         let inner = self.inner();
         let mut nodes: BTreeMap<&'static str, u64> = [

@@ -126,7 +126,7 @@ pub(super) async fn start(
     shown(&app, &id)
 }
 
-/// Wishes that a node does not run; its record, ports and data stay.
+/// Wishes that a node does not run; its record, ports and data stay. A stop that has failed for good is tried again.
 #[utoipa::path(
     post, path = "/api/grid/nodes/{id}/stop", tag = "nodes", operation_id = "stopNode",
     params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id")),
@@ -153,7 +153,7 @@ pub(super) struct RemoveQuery {
     purge: bool,
 }
 
-/// Wishes that a node is gone. It leaves the list when its agent has acknowledged that.
+/// Wishes that a node is gone. It leaves the list when its agent has acknowledged that; a removal that has failed for good is tried again.
 #[utoipa::path(
     delete, path = "/api/grid/nodes/{id}", tag = "nodes", operation_id = "removeNode",
     params(("id" = String, Path, pattern = "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", description = "The node's id"), RemoveQuery),

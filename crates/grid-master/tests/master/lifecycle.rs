@@ -136,13 +136,7 @@ async fn a_failure_is_shown_and_start_tries_again() {
     let change = json!({"env": {"A": "1"}});
     grid.call("PUT", path, change).await.expect(200);
     let wish = agent.hear_node().await;
-    let failed = Said::Applied(v1::Applied {
-        node_id: "n1".into(),
-        generation: wish.generation,
-        error_json: grid_proto::report_to_json(&error.to_report()),
-        r#final: true,
-    });
-    agent.say(failed).await;
+    agent.say(failed_for_good(&wish)).await;
     let node = grid.until(path, |a| a.body["error"].is_object()).await;
     assert_eq!(node["state"], "running");
     let started = grid
@@ -151,6 +145,67 @@ async fn a_failure_is_shown_and_start_tries_again() {
         .expect(200);
     assert!(started["generation"].as_u64() > node["generation"].as_u64());
     assert!(started.get("error").is_none());
+    grid.end().await;
+}
+
+/// That an agent failed at a wish, and does not try it again.
+fn failed_for_good(wish: &v1::DesiredNode) -> Said {
+    let error = Error::new(ErrorKind::OwnedByOther, "it is somebody else's");
+    Said::Applied(v1::Applied {
+        node_id: wish.node_id.clone(),
+        generation: wish.generation,
+        error_json: grid_proto::report_to_json(&error.to_report()),
+        r#final: true,
+    })
+}
+
+#[tokio::test]
+async fn a_stop_and_a_removal_that_failed_for_good_are_tried_again() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    grid.spawn(json!({"node_id": "n1"})).await.expect(201);
+    agent.obey().await;
+    grid.until_state("n1", "running").await;
+    let path = "/api/grid/nodes/n1";
+    let stop = format!("{path}/stop");
+    let purge = format!("{path}?purge=true");
+    for (method, what, code) in [("POST", &stop, 200), ("DELETE", &purge, 202)] {
+        let wished = grid.call(method, what, json!({})).await.expect(code);
+        let wish = agent.hear_node().await;
+        // On its way: asking again wishes nothing new.
+        let again = grid.call(method, what, json!({})).await.expect(code);
+        assert_eq!(again["generation"], wished["generation"], "{what}");
+        agent.say(failed_for_good(&wish)).await;
+        grid.until(path, |a| a.body["error"].is_object()).await;
+        let again = grid.call(method, what, json!({})).await.expect(code);
+        assert!(
+            again["generation"].as_u64() > wished["generation"].as_u64(),
+            "{what}"
+        );
+        assert!(again.get("error").is_none(), "{again}");
+        let tried = agent.obey().await;
+        assert_eq!(Some(tried.generation), again["generation"].as_u64());
+    }
+    grid.until(path, |a| a.status == 404).await;
+    grid.end().await;
+}
+
+#[tokio::test]
+async fn a_purge_that_failed_is_no_less_when_it_is_wished_again() {
+    let grid = Grid::start().await;
+    let mut agent = Agent::join(&grid, "a").await;
+    grid.spawn(json!({"node_id": "n1"})).await.expect(201);
+    agent.obey().await;
+    let path = "/api/grid/nodes/n1";
+    grid.call("DELETE", &format!("{path}?purge=true"), json!({}))
+        .await
+        .expect(202);
+    let wish = agent.hear_node().await;
+    agent.say(failed_for_good(&wish)).await;
+    grid.until(path, |a| a.body["error"].is_object()).await;
+    grid.call("DELETE", path, json!({})).await.expect(202);
+    assert_eq!(agent.obey().await.data(), v1::DataPolicy::Purge);
+    grid.until(path, |a| a.status == 404).await;
     grid.end().await;
 }
 
