@@ -112,11 +112,39 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodVi
     }
 }
 
+/// As [`look`], where a pod of somebody else's that has nothing of the node's is none.
+///
+/// # Errors
+/// `OwnedByOther` for one that has the node's data; when the cluster cannot be asked.
+async fn look_for_ours(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodView>> {
+    match look(inner, id).await {
+        Err(e) if e.kind() == ErrorKind::OwnedByOther && !has_data(inner, id).await? => Ok(None),
+        other => other,
+    }
+}
+
+/// Whether the pod of an id has the node's data, whosever it is.
+async fn has_data(inner: &Arc<Inner>, id: &NodeId) -> Result<bool> {
+    let name = id.native_name();
+    let api = inner.access.api::<Pod>();
+    let found = inner
+        .access
+        .call(format!("look at the pod `{name}`"), api.get_opt(&name))
+        .await
+        .map_err(Fault::into_error)?;
+    let volumes = found.and_then(|it| it.spec).and_then(|it| it.volumes);
+    let mut claims = volumes
+        .into_iter()
+        .flatten()
+        .filter_map(|it| it.persistent_volume_claim);
+    Ok(claims.any(|it| it.claim_name == name))
+}
+
 /// Ends the pod of an id, whatever incarnation it is of, and returns when the cluster confirms that it is gone: with `force` it is taken
 /// out of the cluster's books at once, and its program may live on.
 ///
 /// # Errors
-/// `Unconfirmed` when it is not gone in time; `OwnedByOther`; the cluster's.
+/// `Unconfirmed` when it is not gone in time; `OwnedByOther` where somebody else's has the node's data; the cluster's.
 pub(crate) async fn end(
     inner: &Arc<Inner>,
     id: &NodeId,
@@ -128,7 +156,7 @@ pub(crate) async fn end(
     // What is known may be behind what the caller was told.
     let mut pod = match inner.registry.get(id).pod {
         Some(pod) => Some(PodView::clone(&pod)),
-        None => look(inner, id).await?,
+        None => look_for_ours(inner, id).await?,
     };
     while let Some(now) = pod {
         let params = DeleteParams {
@@ -150,7 +178,7 @@ pub(crate) async fn end(
             Err(fault) if fault.is_not_found() || fault.is_conflict() => Some(fault),
             Err(fault) => return Err(fault.into_error()),
         };
-        pod = match (look(inner, id).await?, refused) {
+        pod = match (look_for_ours(inner, id).await?, refused) {
             (Some(left), None) if left.uid == now.uid => return Err(unconfirmed(inner, &left)),
             // Not for its uid: what looks into requests has a word in it too.
             (Some(left), Some(fault)) if left.uid == now.uid => return Err(fault.into_error()),

@@ -88,6 +88,13 @@ fn is_going(object: &Value) -> bool {
     !object["metadata"]["deletionTimestamp"].is_null()
 }
 
+/// Whether a pod has a claim among its volumes.
+fn uses(pod: &Value, claim: &str) -> bool {
+    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let mut claims = volumes.map(|it| &it["persistentVolumeClaim"]["claimName"]);
+    claims.any(|it| it == claim)
+}
+
 impl Fake {
     /// What the cluster does because of a request that was done.
     pub(super) fn follow_up(&self, asked: &Asked) {
@@ -173,7 +180,8 @@ impl Fake {
         let mut state = self.state();
         for claim in state.objects.all("persistentvolumeclaims") {
             let name = claim["metadata"]["name"].as_str().unwrap();
-            if is_going(&claim) && state.objects.get("pods", name).is_none() {
+            let is_used = state.objects.all("pods").iter().any(|it| uses(it, name));
+            if is_going(&claim) && !is_used {
                 state.objects.remove("persistentvolumeclaims", name);
             }
         }

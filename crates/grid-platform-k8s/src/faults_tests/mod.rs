@@ -6,6 +6,7 @@ mod by_hand;
 mod calls;
 mod kills;
 mod pages;
+mod refused;
 mod watches;
 
 use std::time::Duration;
