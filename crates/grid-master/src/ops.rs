@@ -32,6 +32,15 @@ fn conflict(message: impl Into<String>, hint: impl Into<String>) -> Error {
     Error::new(ErrorKind::Conflict, message).with_hint(hint)
 }
 
+/// The node with this wish, if that is another one or is to be tried `again`.
+fn wished(row: &NodeRow, wish: Wish, again: bool) -> Option<NodeRow> {
+    (row.wish != wish || again).then(|| NodeRow {
+        wish,
+        generation: row.generation + 1,
+        ..row.clone()
+    })
+}
+
 impl App {
     /// Makes a node. `true` when it is new; `false` when it was there with the same settings.
     pub(crate) async fn spawn(
@@ -130,13 +139,8 @@ impl App {
     pub(crate) async fn start(&self, id: &NodeId) -> Result<()> {
         let grid = self.grid.clone();
         self.change_node(id, move |row| {
-            Ok(
-                (row.wish != Wish::Running || grid.waits_for_a_wish(&row)).then(|| NodeRow {
-                    wish: Wish::Running,
-                    generation: row.generation + 1,
-                    ..row
-                }),
-            )
+            let again = grid.waits_for_a_wish(&row);
+            Ok(wished(&row, Wish::Running, again))
         })
         .await
     }
@@ -145,13 +149,8 @@ impl App {
     pub(crate) async fn stop(&self, id: &NodeId) -> Result<()> {
         let grid = self.grid.clone();
         self.change_node(id, move |row| {
-            Ok(
-                (row.wish != Wish::Stopped || grid.is_given_up(&row)).then(|| NodeRow {
-                    wish: Wish::Stopped,
-                    generation: row.generation + 1,
-                    ..row
-                }),
-            )
+            let again = grid.is_given_up(&row);
+            Ok(wished(&row, Wish::Stopped, again))
         })
         .await
     }
@@ -201,14 +200,9 @@ impl App {
                     (Some(row), _) => {
                         // A purge that is on its way is not taken back.
                         let purge = purge || row.wish == Wish::Removed { purge: true };
-                        let wish = Wish::Removed { purge };
-                        if row.wish == wish && !grid.is_given_up(row) {
-                            return Ok(());
-                        }
-                        NodeRow {
-                            wish,
-                            generation: row.generation + 1,
-                            ..(**row).clone()
+                        match wished(row, Wish::Removed { purge }, grid.is_given_up(row)) {
+                            Some(row) => row,
+                            None => return Ok(()),
                         }
                     }
                     (None, Some(agent)) => NodeRow {
