@@ -8,5 +8,6 @@ pub mod health;
 pub mod install;
 pub mod mounts;
 pub mod ports;
+pub mod program;
 pub mod users;
 pub mod work;

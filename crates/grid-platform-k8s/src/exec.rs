@@ -6,7 +6,7 @@
 
 use std::{
     fmt, io,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -17,18 +17,12 @@ use k8s_openapi::ByteString;
 use kube::config::{AuthInfo, ExecConfig};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    process::Command,
-    time::Instant,
-};
+use tokio::{process::Command, time::Instant};
 
 use crate::refusal::line;
 
 /// How long the program may take: it may ask a server of its own.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How much of what it writes is read, in bytes: credentials are some kilobytes.
-const MOST: usize = 1024 * 1024;
 /// How long before they expire credentials are got anew, at the most.
 const AHEAD: SignedDuration = SignedDuration::from_secs(60);
 /// How long a program that failed is not run again.
@@ -185,43 +179,44 @@ impl Credentials {
         let mut command = Command::new(program);
         command
             .args(exec.args.iter().flatten())
-            .env("KUBERNETES_EXEC_INFO", asked.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
+            .env("KUBERNETES_EXEC_INFO", asked.to_string());
         for entry in exec.env.iter().flatten() {
             if let (Some(name), Some(value)) = (entry.get("name"), entry.get("value")) {
                 command.env(name, value);
             }
         }
         let shown = line(program);
-        let (status, written, errors) = tokio::time::timeout(LIMIT, ended(&mut command))
-            .await
-            .map_err(|_| {
-                NoCredentials(format!(
-                    "the program `{shown}` of `exec` did not end within {LIMIT:?}"
-                ))
-            })?
-            .map_err(|source| {
+        let running = tokio::time::timeout(
+            LIMIT,
+            grid_platform_host::program::output(&mut command, b""),
+        );
+        let out = match running.await {
+            Ok(Ok(out)) => out,
+            Ok(Err(e)) if e.kind() == io::ErrorKind::FileTooLarge => {
+                return Err(NoCredentials(format!(
+                    "the program `{shown}` of `exec` is of no use: {e}"
+                )));
+            }
+            Ok(Err(e)) => {
                 let hint = exec.install_hint.as_deref().unwrap_or_default();
                 let hint = match line(hint) {
                     none if none.is_empty() => none,
                     hint => format!(" ({hint})"),
                 };
-                NoCredentials(format!(
-                    "the program `{shown}` of `exec` cannot be run: {source}{hint}"
-                ))
-            })?;
-        if written.len() > MOST {
-            return Err(NoCredentials(format!(
-                "the program `{shown}` of `exec` wrote more than {MOST} bytes"
-            )));
+                return Err(NoCredentials(format!(
+                    "the program `{shown}` of `exec` cannot be run: {e}{hint}"
+                )));
+            }
+            Err(_) => {
+                return Err(NoCredentials(format!(
+                    "the program `{shown}` of `exec` did not end within {LIMIT:?}"
+                )));
+            }
+        };
+        if !out.status.success() {
+            return Err(failed(&shown, out.status, &out.stderr));
         }
-        if !status.success() {
-            return Err(failed(&shown, status, &errors));
-        }
-        Given::read(&written).ok_or_else(|| {
+        Given::read(&out.stdout).ok_or_else(|| {
             NoCredentials(format!(
                 "the program `{shown}` of `exec` wrote no credentials"
             ))
@@ -261,22 +256,6 @@ impl Given {
     fn is_good(&self) -> bool {
         self.good_until.is_none_or(|it| Timestamp::now() < it)
     }
-}
-
-/// Runs a program to its end; gives how that was, and what it wrote to standard output and error. One that writes too much is
-/// not read any further.
-async fn ended(command: &mut Command) -> io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
-    let mut child = command.spawn()?;
-    let (written, errors) = (child.stdout.take(), child.stderr.take());
-    tokio::try_join!(child.wait(), most(written), most(errors))
-}
-
-async fn most(pipe: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
-    let mut read = Vec::new();
-    if let Some(pipe) = pipe {
-        pipe.take(MOST as u64 + 1).read_to_end(&mut read).await?;
-    }
-    Ok(read)
 }
 
 fn no_credentials() -> NoCredentials {
@@ -384,7 +363,7 @@ mod tests {
         .await;
         check(
             sh("head -c 9000000 /dev/zero"),
-            "the program `sh` of `exec` wrote more than 1048576 bytes",
+            "the program `sh` of `exec` is of no use: it writes more than 1048576 bytes",
         )
         .await;
         let missing = Credentials::new(ExecConfig {

@@ -1,18 +1,12 @@
 //! Credentials of a registry, from Docker's own file or the helper that it names.
 
-use std::{
-    collections::HashMap,
-    io,
-    path::Path,
-    process::{Output, Stdio},
-    time::Duration,
-};
+use std::{collections::HashMap, io, path::Path, process::Output, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bollard::auth::DockerCredentials;
 use grid_platform_api::{Error, ErrorKind, Result, printable};
 use serde::Deserialize;
-use tokio::{io::AsyncWriteExt, process::Command};
+use tokio::process::Command;
 
 use super::{
     docker_config::{DockerFile, Entry},
@@ -135,6 +129,9 @@ async fn ask(helper: &str, key: &str) -> Result<Option<DockerCredentials>> {
     let program = format!("docker-credential-{helper}");
     let output = match tokio::time::timeout(HELPER, talk(&program, key)).await {
         Ok(Ok(output)) => output,
+        Ok(Err(e)) if e.kind() == io::ErrorKind::FileTooLarge => {
+            return Err(failed(&program, &format!("is of no use: {e}")));
+        }
         Ok(Err(e)) => return Err(failed(&program, "cannot be run").with_source(e)),
         Err(_) => {
             return Err(failed(
@@ -176,18 +173,8 @@ fn judge(program: &str, key: &str, output: Output) -> Result<Option<DockerCreden
 }
 
 async fn talk(program: &str, key: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    if let Some(mut input) = child.stdin.take() {
-        // A helper that ends without reading says why by its answer.
-        input.write_all(key.as_bytes()).await.ok();
-    }
-    child.wait_with_output().await
+    let mut command = Command::new(program);
+    grid_platform_host::program::output(command.arg("get"), key.as_bytes()).await
 }
 
 fn failed(program: &str, why: &str) -> Error {
