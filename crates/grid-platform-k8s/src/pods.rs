@@ -92,6 +92,14 @@ fn view(inner: &Arc<Inner>, id: &NodeId, pod: &Pod) -> Result<PodView> {
 /// # Errors
 /// `OwnedByOther`; when the cluster cannot be asked.
 pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodView>> {
+    match find(inner, id).await? {
+        Some(pod) => view(inner, id, &pod).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Asks the cluster for the pod of an id, whosever it is; that there is none is taken in.
+async fn find(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<Pod>> {
     let name = id.native_name();
     let api = inner.access.api::<Pod>();
     // What comes to be known while the answer is under way is newer than it.
@@ -101,15 +109,10 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodVi
         .call(format!("look at the pod `{name}`"), api.get_opt(&name))
         .await
         .map_err(Fault::into_error)?;
-    match found {
-        Some(pod) => view(inner, id, &pod).map(Some),
-        None => {
-            if let Some(known) = known {
-                inner.registry.forget_pod(id, &known.uid, Farewell::ForGood);
-            }
-            Ok(None)
-        }
+    if let (None, Some(known)) = (&found, known) {
+        inner.registry.forget_pod(id, &known.uid, Farewell::ForGood);
     }
+    Ok(found)
 }
 
 /// As [`look`], where a pod of somebody else's that has nothing of the node's is none.
@@ -117,27 +120,20 @@ pub(crate) async fn look(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodVi
 /// # Errors
 /// `OwnedByOther` for one that has the node's data; when the cluster cannot be asked.
 async fn look_for_ours(inner: &Arc<Inner>, id: &NodeId) -> Result<Option<PodView>> {
-    match look(inner, id).await {
-        Err(e) if e.kind() == ErrorKind::OwnedByOther && !has_data(inner, id).await? => Ok(None),
-        other => other,
+    let Some(pod) = find(inner, id).await? else {
+        return Ok(None);
+    };
+    match view(inner, id, &pod) {
+        Err(e) if e.kind() == ErrorKind::OwnedByOther && !has_data(&pod, id) => Ok(None),
+        view => view.map(Some),
     }
 }
 
-/// Whether the pod of an id has the node's data, whosever it is.
-async fn has_data(inner: &Arc<Inner>, id: &NodeId) -> Result<bool> {
-    let name = id.native_name();
-    let api = inner.access.api::<Pod>();
-    let found = inner
-        .access
-        .call(format!("look at the pod `{name}`"), api.get_opt(&name))
-        .await
-        .map_err(Fault::into_error)?;
-    let volumes = found.and_then(|it| it.spec).and_then(|it| it.volumes);
-    let mut claims = volumes
-        .into_iter()
-        .flatten()
-        .filter_map(|it| it.persistent_volume_claim);
-    Ok(claims.any(|it| it.claim_name == name))
+/// Whether a pod has the data of this id's node, whosever it is.
+fn has_data(pod: &Pod, id: &NodeId) -> bool {
+    let volumes = pod.spec.iter().flat_map(|it| it.volumes.iter().flatten());
+    let mut claims = volumes.filter_map(|it| it.persistent_volume_claim.as_ref());
+    claims.any(|it| it.claim_name == id.native_name())
 }
 
 /// Ends the pod of an id, whatever incarnation it is of, and returns when the cluster confirms that it is gone: with `force` it is taken

@@ -251,6 +251,14 @@ impl Fake {
         self.state().trouble.calls.clone()
     }
 
+    /// Returns when one of the requests that counted so far is this one.
+    pub(crate) async fn asked(&self, call: &str) {
+        let mut news = self.state().news.subscribe();
+        while !self.calls().iter().any(|it| it == call) {
+            news.changed().await.unwrap();
+        }
+    }
+
     /// How many watches were begun so far.
     pub(crate) fn watched(&self) -> usize {
         self.state().trouble.watched

@@ -1,5 +1,7 @@
 //! Lists that come in more than one page.
 
+use grid_platform_api::{PlatformExt, SpawnedNode};
+
 use super::*;
 use crate::fake::{Upset, WatchUpset};
 
@@ -37,7 +39,9 @@ async fn crowd() -> (Bed, KubernetesPlatform) {
             *it = claim;
         });
     }
-    sleep(SETTLED).await;
+    let last = id(&name(MANY - 1));
+    let is_seen = |it: Option<&SpawnedNode>| it.is_some();
+    platform.wait_for(&last, SETTLED, is_seen).await.unwrap();
     (bed, platform)
 }
 
@@ -62,7 +66,6 @@ async fn all_pages_are_read() {
     let (bed, platform) = crowd().await;
     assert_eq!(count(&platform).await, MANY);
     drop(platform);
-    sleep(SETTLED).await;
     bed.fake.count(Counted::All);
     let platform = bed.open().await.unwrap();
     let calls = bed.fake.calls();
@@ -94,6 +97,7 @@ async fn whatever_happens_between_two_pages_nothing_is_lost_and_nothing_told_twi
         let what = format!("{upset:?}, forgotten: {is_forgotten}");
         let mut events = Events::of(&platform).await;
         events.settled().await;
+        bed.fake.count(Counted::All);
         // The first page is made at once, and comes a second later.
         bed.fake
             .upset_call(LIST, Upset::Late(Duration::from_secs(1)));
@@ -104,7 +108,7 @@ async fn whatever_happens_between_two_pages_nothing_is_lost_and_nothing_told_twi
         bed.fake.edit(CLAIMS, "sutra-grid-b", |it| {
             it["metadata"]["annotations"]["somebody"] = "was here".into();
         });
-        sleep(Duration::from_millis(500)).await;
+        bed.fake.asked(LIST).await;
         // One of the last page, and one of the first.
         let gone = [name(left - 1), name(MANY - left)];
         for it in &gone {

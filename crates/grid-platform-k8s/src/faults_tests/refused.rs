@@ -1,6 +1,8 @@
 //! A place that is somebody else's: what was made there before that was seen goes again, and whatever goes wrong meanwhile costs nobody anything.
 
-use grid_platform_api::ErrorKind;
+use std::fmt::Debug;
+
+use grid_platform_api::{ErrorKind, PlatformExt, SpawnedNode};
 
 use super::*;
 use crate::fake::Upset;
@@ -27,7 +29,16 @@ async fn check_nothing(bed: &Bed, platform: &KubernetesPlatform) {
 }
 
 async fn check_refused(platform: &KubernetesPlatform) {
-    let refused = platform.spawn_node(request(NODE)).await.unwrap_err();
+    let mut refused = platform.spawn_node(request(NODE)).await.unwrap_err();
+    if refused.is_retryable() {
+        // What was there is on its way out.
+        let is_gone = |it: Option<&SpawnedNode>| it.is_none();
+        platform
+            .wait_for(&id(NODE), SETTLED, is_gone)
+            .await
+            .unwrap();
+        refused = platform.spawn_node(request(NODE)).await.unwrap_err();
+    }
     assert_eq!(refused.kind(), ErrorKind::OwnedByOther, "{refused}");
     assert!(refused.hint().is_some());
 }
@@ -60,48 +71,54 @@ async fn calls() -> Vec<String> {
     calls
 }
 
-#[tokio::test(start_paused = true)]
-async fn whatever_fails_meanwhile_nothing_is_left_there() {
-    let upsets = [Upset::Cut, Upset::CutAfter, Upset::Failed, Upset::Lost];
+/// Runs a case for each of these troubles at each call of such a spawn, whose number it is given.
+async fn at_each_call<T: Copy + Debug>(troubles: &[T], case: impl AsyncFn(usize, T)) {
     for (at, call) in calls().await.iter().enumerate() {
-        for upset in upsets {
-            let case = async {
-                let (bed, platform) = taken().await;
-                bed.fake.upset_nth(Counted::Work, at + 1, 1, upset);
-                platform.spawn_node(request(NODE)).await.unwrap_err();
-                bed.fake.count(Counted::None);
-                sleep(SETTLED).await;
-                check_mended(&bed, &platform).await;
-            };
-            let what = format!("{upset:?} at {call}, call {}", at + 1);
-            Named(&what, case).await;
+        for trouble in troubles {
+            let what = format!("{trouble:?} at {call}, call {}", at + 1);
+            Named(&what, case(at + 1, *trouble)).await;
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn whenever_it_is_killed_the_next_one_leaves_nothing_there() {
-    for (at, call) in calls().await.iter().enumerate() {
-        for done in [false, true] {
-            let case = async {
-                let (bed, platform) = taken().await;
-                bed.fake.kill_at(Counted::Work, at + 1, done);
-                let killed = bed.fake.killed();
-                tokio::select! {
-                    biased;
-                    () = killed => {}
-                    refused = platform.spawn_node(request(NODE)) => panic!("it was to be killed: {refused:?}"),
-                }
-                drop(platform);
-                bed.fake.count(Counted::None);
-                let platform = bed.open().await.unwrap();
-                sleep(SETTLED).await;
-                check_mended(&bed, &platform).await;
-            };
-            let what = format!("killed at {call}, call {}, done {done}", at + 1);
-            Named(&what, case).await;
+async fn whatever_fails_meanwhile_it_costs_nobody_anything() {
+    let upsets = [Upset::Cut, Upset::CutAfter, Upset::Failed, Upset::Lost];
+    at_each_call(&upsets, async |at, upset| {
+        let (bed, platform) = taken().await;
+        bed.fake.upset_nth(Counted::Work, at, 1, upset);
+        platform.spawn_node(request(NODE)).await.unwrap_err();
+        bed.fake.count(Counted::None);
+        check_mended(&bed, &platform).await;
+    })
+    .await;
+}
+
+/// When it was killed.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    Before,
+    Behind,
+}
+
+#[tokio::test(start_paused = true)]
+async fn whenever_it_is_killed_the_next_one_mends_it() {
+    at_each_call(&[Killed::Before, Killed::Behind], async |at, when| {
+        let (bed, platform) = taken().await;
+        let done = matches!(when, Killed::Behind);
+        bed.fake.kill_at(Counted::Work, at, done);
+        let killed = bed.fake.killed();
+        tokio::select! {
+            biased;
+            () = killed => {}
+            refused = platform.spawn_node(request(NODE)) => panic!("it was to be killed: {refused:?}"),
         }
-    }
+        drop(platform);
+        bed.fake.count(Counted::None);
+        let platform = bed.open().await.unwrap();
+        check_mended(&bed, &platform).await;
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +129,11 @@ async fn a_pod_that_has_the_nodes_data_is_not_passed_over() {
     bed.fake.edit("pods", NAME, |it| {
         it["metadata"]["labels"].as_object_mut().unwrap().clear();
     });
-    sleep(SETTLED).await;
+    let is_seen = |it: Option<&SpawnedNode>| it.is_some_and(|it| it.state.is_ended());
+    platform
+        .wait_for(&id(NODE), SETTLED, is_seen)
+        .await
+        .unwrap();
     for done in [
         platform.stop_node(&id(NODE)).await,
         platform.remove_node(&id(NODE), DataPolicy::Purge).await,
