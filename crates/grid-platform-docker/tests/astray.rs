@@ -113,10 +113,8 @@ async fn a_wait_that_breaks_is_no_end_of_the_program() {
         failing.met(1).await;
         let nodes = platform.list_nodes().await.unwrap();
         let port = nodes[0].endpoint.as_ref().unwrap().port;
-        // It may not listen yet.
-        while probe::ask("127.0.0.1", port, "healthy=yes").await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        let asked = probe::ask_soon("127.0.0.1", port, "healthy=yes");
+        asked.await.unwrap();
     };
     let spawning = platform.spawn_node(config.build().unwrap());
     let (node, ()) = tokio::join!(spawning, breaking);
