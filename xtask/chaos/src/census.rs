@@ -43,6 +43,10 @@ pub(crate) struct Verdict {
     pub(crate) decoys: u64,
     /// Ids of others at which a node was refused for that reason.
     pub(crate) refused: Vec<NodeId>,
+    /// Those where a start that was given up has left a node.
+    pub(crate) left: Vec<NodeId>,
+    /// Those of which there is no wish any more.
+    pub(crate) forgotten: Vec<NodeId>,
 }
 
 impl Judge<'_> {
@@ -94,10 +98,17 @@ impl Judge<'_> {
                     .map(|it| format!("`{}` ({want:?}): {it}", slot.id)),
             );
         }
-        for node in told.iter().filter(|it| self.taken.contains(&it.id)) {
+        for id in self.taken {
+            let Some(node) = told.iter().find(|it| it.id == *id) else {
+                verdict.forgotten.push(id.clone());
+                continue;
+            };
             if node.uid.is_some() || node.pid.is_some() || node.state == State::Running {
                 let words = format!("`{}` is somebody else's, and is shown as a node", node.id);
                 verdict.wrong.push(words);
+                if is_refused(node) {
+                    verdict.left.push(id.clone());
+                }
             }
             let kind = node.error.as_ref().map(|it| it.kind);
             if kind == Some(ErrorKind::OwnedByOther) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use grid_client::{Client, NodeSettings, SpawnRequest};
-use grid_platform_api::NodeId;
+use grid_platform_api::{DataPolicy, NodeId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -30,6 +30,8 @@ use crate::{Args, Result};
 
 /// How long nodes may take to serve what they hold, and followers to read what was written.
 const CATCH_UP: Duration = Duration::from_secs(30);
+/// How long it is from one of the wishes that are refused to the next.
+const INSISTS: Duration = Duration::from_secs(1);
 /// How many epochs of so many points a full run has more where some were not met.
 const MORE_EPOCHS: usize = 12;
 const MORE_POINTS: usize = 16;
@@ -163,6 +165,7 @@ impl<'a> Run<'a> {
         for id in ground.taken() {
             wish(&client, &id, ground.as_ref()).await?;
         }
+        tokio::spawn(insist(client.clone(), ground.taken(), gate.subscribe()));
         for slot in &slots {
             tokio::spawn(Arc::clone(slot).live(client.clone(), gate.subscribe()));
             tokio::spawn(Arc::clone(slot).write(gate.subscribe()));
@@ -327,11 +330,21 @@ impl<'a> Run<'a> {
                 self.report.outside += verdict.outside;
                 self.report.strangers += verdict.decoys;
                 self.refused.extend(verdict.refused);
+                for id in &verdict.forgotten {
+                    wish(&self.client, id, self.ground.as_ref()).await?;
+                }
                 break;
             }
             if Instant::now() >= until {
                 self.report.violations.extend(verdict.wrong);
                 break;
+            }
+            for id in &verdict.left {
+                // An answer that is lost comes to the same: it is looked at again.
+                if self.client.remove(id, DataPolicy::Purge).await.is_ok() {
+                    let words = "a start where somebody else is, cut short".to_owned();
+                    count(&mut self.report.started_anew, words);
+                }
             }
             let mut again = Vec::new();
             for failed in verdict.failed {
@@ -657,6 +670,18 @@ async fn wait_for(path: &Path) -> Result<String> {
     }
 }
 
+/// Wishes anew, while faults strike, what was refused, as somebody would who does not believe it.
+async fn insist(client: Client, taken: Vec<NodeId>, mut gate: watch::Receiver<bool>) {
+    for id in taken.iter().cycle() {
+        if gate.wait_for(|it| *it).await.is_err() {
+            return;
+        }
+        // What is lost is asked again in its turn.
+        let _ = client.start(id).await;
+        sleep(INSISTS).await;
+    }
+}
+
 /// Wishes a node where somebody else is.
 async fn wish(client: &Client, id: &NodeId, ground: &dyn Ground) -> Result<()> {
     let mut settings = NodeSettings::default();
@@ -666,9 +691,11 @@ async fn wish(client: &Client, id: &NodeId, ground: &dyn Ground) -> Result<()> {
         settings,
         ..SpawnRequest::default()
     };
+    // One of its own: the node that an earlier wish made may be gone.
+    let key = format!("{id}-{:016x}", fastrand::u64(..));
     let until = Instant::now() + CATCH_UP;
     loop {
-        match client.spawn(&request, id.as_str()).await {
+        match client.spawn(&request, &key).await {
             Ok(_) => return Ok(()),
             // Its agent is on the way.
             Err(_) if Instant::now() < until => sleep(Duration::from_millis(50)).await,

@@ -93,6 +93,7 @@ pub(super) async fn take_back(
 ) -> Result<()> {
     objects::delete::<Service>(inner, id, Some(&record.uid)).await?;
     objects::delete::<Secret>(inner, id, Some(&record.uid)).await?;
+    fault::point("k8s-take-back-before-claim").cannot("take the node back")?;
     let known = inner.registry.get(id).claim;
     match known.filter(|it| is_of(it.record.as_ref(), record)) {
         Some(claim) => match data {

@@ -137,6 +137,11 @@ pub(super) const POINTS: &[Point] = &[
         name: "k8s-remove-before-answer",
         orders: END,
     },
+    // A place that is somebody else's is given up, and what was made there before that was seen goes.
+    Point {
+        name: "k8s-take-back-before-claim",
+        orders: STEP,
+    },
     Point {
         name: "k8s-heal-after-services",
         orders: BETWEEN,
