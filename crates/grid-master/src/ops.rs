@@ -57,7 +57,7 @@ impl App {
             _ => None,
         };
         let unheard = self.grid.unheard_agents(request.agent_id.is_some());
-        let (seal, now) = (self.seal.clone(), self.since.now());
+        let (seal, now, grid) = (self.seal.clone(), self.since.now(), self.grid.clone());
         self.store
             .change(move |tx| {
                 if let Some(sent) = &idempotency
@@ -67,6 +67,9 @@ impl App {
                 }
                 let (made, created_at) = match tx.book.nodes.get(&id).cloned() {
                     Some(row) => {
+                        if row.wish.is_removed() {
+                            return Err(removing(&id, grid.is_given_up(&row)));
+                        }
                         same(&seal, &row, &request)?;
                         (false, row.created_at)
                     }
@@ -163,6 +166,7 @@ impl App {
     ) -> Result<()> {
         let id = id.clone();
         let unmanaged = matches!(self.grid.find(&id), Some((_, None)));
+        let grid = self.grid.clone();
         self.store
             .change(move |tx| {
                 let Some(row) = tx.book.nodes.get(&id) else {
@@ -176,7 +180,7 @@ impl App {
                     });
                 };
                 if row.wish.is_removed() {
-                    return Err(removing(&id));
+                    return Err(removing(&id, grid.is_given_up(row)));
                 }
                 if let Some(row) = change((**row).clone())? {
                     tx.put_node(row);
@@ -288,13 +292,21 @@ impl App {
     }
 }
 
-fn removing(id: &NodeId) -> Error {
-    conflict(
-        format!("the node `{id}` is being removed"),
-        "Try again when it is gone; an agent that is lost acknowledges the removal when it is back.",
-    )
-    .with_retryable(true)
-    .with_node(id)
+/// The error for what is asked of a node that is to be gone; `is_given_up` when its removal has failed for good.
+fn removing(id: &NodeId, is_given_up: bool) -> Error {
+    let error = if is_given_up {
+        conflict(
+            format!("the node `{id}` is to be removed, and its removal has failed"),
+            "`grid node ID` says why; once that is mended, `grid rm ID` tries it again.",
+        )
+    } else {
+        conflict(
+            format!("the node `{id}` is being removed"),
+            "Try again when it is gone; an agent that is lost acknowledges the removal when it is back.",
+        )
+        .with_retryable(true)
+    };
+    error.with_node(id)
 }
 
 /// The answer that a request with the same key got, if there was one.
@@ -330,9 +342,6 @@ fn replay(tx: &Tx<'_>, seal: &SealKey, sent: &Idempotency) -> Result<Option<(Nod
 
 /// Checks that a request asks for the node that is there.
 fn same(seal: &SealKey, row: &NodeRow, request: &SpawnRequest) -> Result<()> {
-    if row.wish.is_removed() {
-        return Err(removing(&row.id));
-    }
     let mut settings = request.settings.clone();
     let secrets = translate::withhold(&mut settings);
     let agent = request.agent_id.as_ref().is_none_or(|a| *a == row.agent);
