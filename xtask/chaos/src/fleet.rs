@@ -47,6 +47,14 @@ pub(crate) enum Want {
     Stopped { version: u64 },
 }
 
+/// What a removal does with the data that is to be kept, or not.
+fn data_policy(kept: bool) -> DataPolicy {
+    match kept {
+        true => DataPolicy::Keep,
+        false => DataPolicy::Purge,
+    }
+}
+
 /// A thing to ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
@@ -239,14 +247,7 @@ impl Slot {
                     )
                     .await
             }
-            Operation::Remove { purge } => {
-                let data = if purge {
-                    DataPolicy::Purge
-                } else {
-                    DataPolicy::Keep
-                };
-                client.remove(&self.id, data).await
-            }
+            Operation::Remove { purge } => client.remove(&self.id, data_policy(!purge)).await,
         };
         let Err(error) = asked else {
             return Answer::Done;
@@ -294,7 +295,11 @@ impl Slot {
                     count(&mut model.acknowledged, operation.name());
                     break;
                 }
-                Answer::NotNow => {}
+                Answer::NotNow => {
+                    if let Ok(node) = client.node(&self.id).await {
+                        self.remove_again(client, &node, before).await;
+                    }
+                }
                 Answer::Wrong(words) => {
                     model.wrong.push(words);
                     break;
@@ -379,13 +384,25 @@ impl Slot {
             match client.node(&self.id).await {
                 Err(error) if error.class() == Class::NotFound => return true,
                 _ if Instant::now() >= until => return false,
-                Ok(node) if is_refused(&node) && self.is_mended(&why(&node)).await => {
-                    // As a person would. An answer that is lost comes to the same.
-                    let _ = client.remove(&self.id, DataPolicy::Purge).await;
-                    sleep(Duration::from_millis(500)).await;
+                Ok(node) => {
+                    self.remove_again(client, &node, Want::Absent { kept: false })
+                        .await;
                 }
-                _ => sleep(Duration::from_millis(30)).await,
+                Err(_) => {}
             }
+            sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Wishes a removal again that was refused for a reason which is mended, as a person would.
+    async fn remove_again(&self, client: &Client, node: &Node, want: Want) {
+        if let Want::Absent { kept } = want
+            && is_refused(node)
+            && self.is_mended(&why(node)).await
+        {
+            // An answer that is lost comes to the same.
+            let _ = client.remove(&self.id, data_policy(kept)).await;
+            sleep(Duration::from_millis(500)).await;
         }
     }
 
@@ -442,13 +459,7 @@ impl Slot {
         let wants = self.model.lock().await.wants.clone();
         match wants[..] {
             [Want::Stopped { .. }] => client.stop(&self.id).await.map(drop),
-            [Want::Absent { kept }] => {
-                let data = match kept {
-                    true => DataPolicy::Keep,
-                    false => DataPolicy::Purge,
-                };
-                client.remove(&self.id, data).await.map(drop)
-            }
+            [Want::Absent { kept }] => client.remove(&self.id, data_policy(kept)).await.map(drop),
             _ => client.start(&self.id).await.map(drop),
         }
     }
