@@ -72,6 +72,7 @@ fn main() -> ExitCode {
             what_is_being_deleted_is_waited_out
             a_claim_that_is_being_deleted_is_waited_out;
         reasons:
+            a_node_that_fills_its_hosts_disk_is_evicted_by_the_kubelet
             a_pod_that_is_deleted_comes_back_by_a_spawn
             a_pod_that_is_evicted_comes_back_by_a_spawn
             a_program_that_keeps_failing_shows_its_restarts

@@ -8,7 +8,10 @@ use grid_platform_api::{
 use grid_platform_testing::{BadProgram, Outcome, eventually, fails};
 use serde_json::json;
 
-use crate::bed::stage::{PATIENCE, Stage, said, text, uid};
+use crate::bed::{
+    Place,
+    stage::{PATIENCE, Stage, said, text, uid},
+};
 
 /// Whether the node waits for something of this kind, and says so.
 fn waits_for(node: &SpawnedNode, reason: FailureReason) -> bool {
@@ -244,4 +247,46 @@ pub(crate) async fn a_pod_that_is_evicted_comes_back_by_a_spawn() -> Outcome {
         stage.place.make(&path, &eviction).map(drop)
     })
     .await
+}
+
+pub(crate) async fn a_node_that_fills_its_hosts_disk_is_evicted_by_the_kubelet() -> Outcome {
+    let stage = Stage::at(Place::apart()?, |_| {}).await?;
+    let range = json!({
+        "apiVersion": "v1", "kind": "LimitRange", "metadata": { "name": "disk" },
+        "spec": { "limits": [{ "type": "Container", "default": { "ephemeral-storage": "2Mi" } }] },
+    });
+    stage.place.make("limitranges", &range)?;
+    let request = stage
+        .probe("n", &["upto=1", "put=key:kept"])?
+        .restart(RestartMode::Always)
+        .build()?;
+    let node = stage.platform.spawn_node(request.clone()).await?;
+    let id = &node.node_id;
+    let before = uid(&stage.place.object("pods", id)?);
+    // Its log lies on the host, and not in its data.
+    stage.ask(&node, "flood=6291456").await?;
+    let evicted = stage
+        .wait(id, "the eviction", |it| it.state.is_ended())
+        .await?;
+    assert!(
+        matches!(evicted.state, NodeState::Stopped { .. }),
+        "{evicted:?}"
+    );
+    let failure = evicted.last_failure.as_ref().ok_or("nothing is told")?;
+    assert_eq!(failure.reason, FailureReason::Evicted, "{failure:?}");
+    // The kubelet's own words.
+    assert!(
+        failure.message.contains("ephemeral") && failure.message.contains("2Mi"),
+        "{failure:?}"
+    );
+    let path = stage.place.namespace().path("limitranges/disk");
+    stage.place.bed.view.delete(&path)?;
+    let again = stage.platform.spawn_node(request).await?;
+    assert!(again.state.is_running(), "{again:?}");
+    assert_eq!(again.uid, node.uid, "it is the same node");
+    assert_eq!(stage.ask(&again, "get=key").await?, "kept");
+    assert_ne!(uid(&stage.place.object("pods", id)?), before);
+    assert_eq!(stage.place.boots(id)?.len(), 2);
+    assert_eq!(stage.place.census(id)?.len(), 1);
+    Ok(())
 }
