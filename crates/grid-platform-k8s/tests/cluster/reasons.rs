@@ -206,9 +206,11 @@ pub(crate) async fn a_node_out_of_memory_says_so_while_it_goes_on() -> Outcome {
     Ok(())
 }
 
-/// What becomes of a node whose pod somebody takes away: it is shown without it, and the next spawn starts it, once, on its data.
-async fn taken_away(take: impl AsyncFnOnce(&Stage, &SpawnedNode) -> Outcome) -> Outcome {
-    let stage = Stage::open().await?;
+/// A node whose pod is taken away: the next spawn starts it, once, on its data. `take` returns once it is shown as ended.
+async fn taken_away(
+    stage: Stage,
+    take: impl AsyncFnOnce(&Stage, &SpawnedNode) -> Outcome,
+) -> Outcome {
     let request = stage
         .probe("n", &["upto=1", "put=key:kept"])?
         .restart(RestartMode::Always)
@@ -218,8 +220,6 @@ async fn taken_away(take: impl AsyncFnOnce(&Stage, &SpawnedNode) -> Outcome) -> 
     assert_eq!(stage.ask(&node, "boot").await?, "1");
     let before = uid(&stage.place.object("pods", id)?);
     take(&stage, &node).await?;
-    stage.wait(id, "the end", |it| it.state.is_ended()).await?;
-    assert_eq!(stage.place.find("pods", id)?, None);
     let again = stage.platform.spawn_node(request).await?;
     assert_eq!(again.uid, node.uid, "it is the same node");
     assert_eq!(again.endpoint, node.endpoint);
@@ -232,19 +232,32 @@ async fn taken_away(take: impl AsyncFnOnce(&Stage, &SpawnedNode) -> Outcome) -> 
     Ok(())
 }
 
+/// Waits until the node is shown as ended, and its pod is no more.
+async fn gone(stage: &Stage, node: &SpawnedNode) -> Outcome {
+    let id = &node.node_id;
+    stage.wait(id, "the end", |it| it.state.is_ended()).await?;
+    assert_eq!(stage.place.find("pods", id)?, None);
+    Ok(())
+}
+
 pub(crate) async fn a_pod_that_is_deleted_comes_back_by_a_spawn() -> Outcome {
-    taken_away(async |stage, node| stage.place.delete("pods", &node.node_id, false)).await
+    taken_away(Stage::open().await?, async |stage, node| {
+        stage.place.delete("pods", &node.node_id, false)?;
+        gone(stage, node).await
+    })
+    .await
 }
 
 pub(crate) async fn a_pod_that_is_evicted_comes_back_by_a_spawn() -> Outcome {
-    taken_away(async |stage, node| {
+    taken_away(Stage::open().await?, async |stage, node| {
         let name = node.node_id.native_name();
         // As `kubectl drain` asks for it.
         let eviction = json!({
             "apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": { "name": name },
         });
         let path = format!("pods/{name}/eviction");
-        stage.place.make(&path, &eviction).map(drop)
+        stage.place.make(&path, &eviction)?;
+        gone(stage, node).await
     })
     .await
 }
@@ -256,37 +269,25 @@ pub(crate) async fn a_node_that_fills_its_hosts_disk_is_evicted_by_the_kubelet()
         "spec": { "limits": [{ "type": "Container", "default": { "ephemeral-storage": "2Mi" } }] },
     });
     stage.place.make("limitranges", &range)?;
-    let request = stage
-        .probe("n", &["upto=1", "put=key:kept"])?
-        .restart(RestartMode::Always)
-        .build()?;
-    let node = stage.platform.spawn_node(request.clone()).await?;
-    let id = &node.node_id;
-    let before = uid(&stage.place.object("pods", id)?);
-    // Its log lies on the host, and not in its data.
-    stage.ask(&node, "flood=6291456").await?;
-    let evicted = stage
-        .wait(id, "the eviction", |it| it.state.is_ended())
-        .await?;
-    assert!(
-        matches!(evicted.state, NodeState::Stopped { .. }),
-        "{evicted:?}"
-    );
-    let failure = evicted.last_failure.as_ref().ok_or("nothing is told")?;
-    assert_eq!(failure.reason, FailureReason::Evicted, "{failure:?}");
-    // The kubelet's own words.
-    assert!(
-        failure.message.contains("ephemeral") && failure.message.contains("2Mi"),
-        "{failure:?}"
-    );
-    let path = stage.place.namespace().path("limitranges/disk");
-    stage.place.bed.view.delete(&path)?;
-    let again = stage.platform.spawn_node(request).await?;
-    assert!(again.state.is_running(), "{again:?}");
-    assert_eq!(again.uid, node.uid, "it is the same node");
-    assert_eq!(stage.ask(&again, "get=key").await?, "kept");
-    assert_ne!(uid(&stage.place.object("pods", id)?), before);
-    assert_eq!(stage.place.boots(id)?.len(), 2);
-    assert_eq!(stage.place.census(id)?.len(), 1);
-    Ok(())
+    taken_away(stage, async |stage, node| {
+        // Its log lies on the host, and not in its data.
+        stage.ask(node, "flood=6291456").await?;
+        let evicted = stage
+            .wait(&node.node_id, "the eviction", |it| it.state.is_ended())
+            .await?;
+        assert!(
+            matches!(evicted.state, NodeState::Stopped { .. }),
+            "{evicted:?}"
+        );
+        let failure = evicted.last_failure.as_ref().ok_or("nothing is told")?;
+        assert_eq!(failure.reason, FailureReason::Evicted, "{failure:?}");
+        // The kubelet's own words.
+        assert!(
+            failure.message.contains("ephemeral") && failure.message.contains("2Mi"),
+            "{failure:?}"
+        );
+        let path = stage.place.namespace().path("limitranges/disk");
+        Ok(stage.place.bed.view.delete(&path)?)
+    })
+    .await
 }
