@@ -35,7 +35,7 @@ token_file = "@HOME@/master/tokens/agent"
 [storage]
 binary_path = "@GRID@"
 args = ["storage", "--listen", "{bind}:{port}", "--data-path", "{data_path}"]
-health_path = "/healthz"
+health_path = "/readyz"
 data_path = "@HOME@/data"
 programs = "any"
 EOF
@@ -381,13 +381,13 @@ fn power_cuts() {
     write_nothing_back(grid.machine);
     let body = vec![0x5a; 100_000];
     let object = object(&grid, &node);
-    let put = grid.runtime.block_on(
-        reqwest::Client::new()
-            .put(&object)
-            .body(body.clone())
-            .send(),
-    );
-    assert!(put.unwrap().status().is_success());
+    let put = reqwest::Client::new().put(&object).body(body.clone());
+    let said = grid.runtime.block_on(async {
+        let put = put.send().await?;
+        Ok::<_, reqwest::Error>((put.status(), put.text().await?))
+    });
+    let (status, text) = said.unwrap();
+    assert!(status.is_success(), "{status}: {text}");
     grid.cut_power();
     let node = grid.wait("store", "to be healthy", |it| it.health == "healthy");
     grid.runs_once(&node);
