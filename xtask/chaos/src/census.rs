@@ -194,7 +194,8 @@ impl Judge<'_> {
                         )
                     });
                     if slot.kind == Kind::Probe {
-                        let boot = data.and_then(|it| last_boot(it));
+                        let left_over = records.left_over.get(slot.id.as_str());
+                        let boot = data.and_then(|it| last_boot(it, left_over));
                         demand(boot == Some((program.inner, program.start)), &|| {
                             format!(
                                 "its last record of a boot is {boot:?}, and {} runs, started at {}",
@@ -293,9 +294,13 @@ impl Judge<'_> {
 }
 
 /// The last program that wrote down its boot in a node's data: its own number, and when it started.
-fn last_boot(data: &Path) -> Option<(u32, u64)> {
+fn last_boot(data: &Path, left_over: Option<&BTreeSet<u64>>) -> Option<(u32, u64)> {
     let text = fs::read_to_string(data.join("grid-probe.boots")).ok()?;
-    let (_, boot) = parse_boot(text.lines().last()?)?;
+    let mut boots = text.lines().rev().map(|it| Some(parse_boot(it)?.1));
+    let boot = boots.find(|it| {
+        let start = it.as_ref().map(|it| it.start_time);
+        !start.is_some_and(|it| left_over.is_some_and(|all| all.contains(&it)))
+    })??;
     Some((boot.pid, boot.start_time))
 }
 

@@ -5,7 +5,7 @@ mod docker;
 mod kubernetes;
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -92,6 +92,9 @@ pub(crate) struct Records {
     pub(crate) data: BTreeMap<String, PathBuf>,
     /// Nodes that do not run, and that their platform would start by itself, each with the reason.
     pub(crate) revived: BTreeMap<String, String>,
+    /// When programs of a node were started, in the kernel's ticks since boot, that somebody's force may have let live
+    /// beside its own one.
+    pub(crate) left_over: BTreeMap<String, BTreeSet<u64>>,
     /// What should not be there.
     pub(crate) left: Vec<String>,
     /// Of what the platform makes outside of its own state, so many things were looked at.

@@ -1,5 +1,6 @@
 //! What runs and what is in the cluster's books, and that no node ever ran twice at once.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -38,6 +39,23 @@ pub(super) fn ticks() -> io::Result<u64> {
     Ok(number(whole)? * 100 + number(part)?)
 }
 
+/// How long the kubelet may start programs anew, in the kernel's ticks, of a pod that was taken out of the books by force:
+/// it may miss that for as long as it is stopped.
+const LEFT_OVER: u64 = 6_000;
+
+/// Which of a node's recorded starts may be of pods that were taken out of the books by force, at these times: nobody saw
+/// them alive as the node's own.
+fn left_over(all: &[Seen], starts: &[u64], forced: &[u64]) -> BTreeSet<u64> {
+    let is_soon = |start: u64| {
+        forced
+            .iter()
+            .any(|at| (*at..at + LEFT_OVER).contains(&start))
+    };
+    let is_own = |start: u64| all.iter().any(|it| it.start == start);
+    let starts = starts.iter().copied();
+    starts.filter(|it| is_soon(*it) && !is_own(*it)).collect()
+}
+
 /// Which ran while another one did that had begun before: pairs of a node's programs by their starts.
 fn at_once(all: &[Seen], starts: &[u64]) -> Vec<(u64, u64)> {
     let begins = all.iter().map(|it| it.start).chain(starts.iter().copied());
@@ -67,7 +85,7 @@ impl Pods {
             !given_up.is_empty() && {
                 let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid));
                 let groups = groups.unwrap_or_default();
-                given_up.iter().any(|it| groups.contains(it.as_str()))
+                given_up.keys().any(|it| groups.contains(it.as_str()))
             }
         };
         if is_given_up {
@@ -184,22 +202,28 @@ impl Pods {
         let (unharmed, wrong) = self.decoys.look(&self.site)?;
         records.decoys = unharmed;
         records.left.extend(wrong);
-        self.look_for_overlaps(&records);
+        self.look_for_overlaps(&mut records);
         records.left.extend(locked(&self.wrong).iter().cloned());
         Ok(records)
     }
 
     /// Compares the nodes' own records of their boots with who was seen alive.
-    fn look_for_overlaps(&self, records: &Records) {
+    fn look_for_overlaps(&self, records: &mut Records) {
         let seen = locked(&self.seen);
+        let given_up = locked(&self.given_up);
         for (id, all) in seen.iter() {
             let boots = records.data.get(id).map(|it| it.join("grid-probe.boots"));
             let boots = boots.and_then(|it| fs::read_to_string(it).ok());
             let boots = boots.unwrap_or_default();
-            let starts: Vec<u64> = boots
+            let mut starts: Vec<u64> = boots
                 .lines()
                 .filter_map(|line| Some(parse_boot(line)?.1.start_time))
                 .collect();
+            let forced = given_up.values().filter(|it| it.id == *id);
+            let forced: Vec<u64> = forced.map(|it| it.at).collect();
+            let left_over = left_over(all, &starts, &forced);
+            starts.retain(|it| !left_over.contains(it));
+            records.left_over.insert(id.clone(), left_over);
             for (one, other) in at_once(all, &starts) {
                 let words = format!(
                     "`{id}` ran twice at once: what started at {one} was there when another one started at {other}"
@@ -229,6 +253,25 @@ mod tests {
         // One that only its record tells of.
         check(&[seen(10, 21)], &[10, 20], &[(10, 20)]);
         check(&[seen(10, 21)], &[10, 21, 22], &[]);
+    }
+
+    #[test]
+    fn what_force_left_is_told_from_what_ran_twice() {
+        let own = [Seen {
+            pid: 1,
+            start: 120,
+            last: 900,
+        }];
+        let check = |starts: &[u64], forced: &[u64], expect: &[u64]| {
+            let found: Vec<u64> = left_over(&own, starts, forced).into_iter().collect();
+            assert_eq!(found, expect, "{starts:?} {forced:?}");
+        };
+        check(&[50, 120, 130], &[100], &[130]);
+        // It was seen; it was before; it is too late; nobody used force.
+        check(&[120], &[100], &[]);
+        check(&[99], &[100], &[]);
+        check(&[100 + LEFT_OVER], &[100], &[]);
+        check(&[130], &[], &[]);
     }
 
     #[test]

@@ -156,8 +156,8 @@ pub(super) struct Pods {
     decoys: Decoys,
     /// The cluster's own parts are left alone.
     spare_cluster: bool,
-    /// The uids of pods that were taken out of the books by force: their programs may live on beside the next one's.
-    given_up: Mutex<BTreeSet<String>>,
+    /// Pods that were taken out of the books by force, by their uids: their programs may live on beside the next one's.
+    given_up: Mutex<BTreeMap<String, GivenUp>>,
     /// Pods that were robbed of their labels.
     stripped: Mutex<Vec<Stripped>>,
     /// Claims that may not go.
@@ -168,6 +168,13 @@ pub(super) struct Pods {
     wrong: Mutex<BTreeSet<String>>,
     mended: Mutex<Counts>,
     is_over: AtomicBool,
+}
+
+/// A pod that was taken out of the books by force.
+struct GivenUp {
+    id: String,
+    /// When, in the kernel's ticks since boot.
+    at: u64,
 }
 
 /// A pod that was robbed of its labels.

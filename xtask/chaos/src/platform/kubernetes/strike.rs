@@ -4,11 +4,12 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use grid_platform_api::NATIVE_PREFIX;
 use grid_testbed::kubernetes::Part;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Held, Pods, Stripped, locked, text};
+use super::{GivenUp, Held, Pods, Stripped, books::ticks, locked, text};
 use crate::Result;
 use crate::plan::{Fault, Kind};
 use crate::proxy::Mode;
@@ -81,7 +82,9 @@ impl Pods {
         });
         if grace == Some(0) {
             // Before it is done: its program may live on from that moment.
-            locked(&self.given_up).insert(uid.to_owned());
+            let id = name.strip_prefix(NATIVE_PREFIX).unwrap_or(name).to_owned();
+            let given_up = GivenUp { id, at: ticks()? };
+            locked(&self.given_up).insert(uid.to_owned(), given_up);
         }
         self.site.call("DELETE", &path, Some(&body))?;
         let left = self.site.find(&path)?;
