@@ -1,6 +1,13 @@
 //! The platform: who does what.
 
-use std::{collections::BTreeMap, fmt::Display, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use grid_platform_api::{
     Capabilities, Check, DataPolicy, Error, LogCursor, LogStream, NodeData, NodeEventStream,
@@ -40,8 +47,8 @@ pub(crate) struct Inner {
     pub(crate) install: Install,
     pub(crate) lease: Arc<Lease>,
     pub(crate) registry: Arc<Registry>,
-    /// The cluster has the metrics API.
-    pub(crate) has_metrics: bool,
+    /// The cluster has been seen to have the metrics API.
+    pub(crate) has_metrics: AtomicBool,
     pub(crate) locks: NodeLocks,
     pub(crate) turns: Turns,
     /// Changes (by its end) when the platform is dropped.
@@ -106,14 +113,15 @@ async fn open(
     let install = Install::open(&access, &config).await?;
     // Nothing is written from here on by two.
     let lease = Lease::take(&access, &config, closing.clone()).await?;
-    let has_metrics = usage::has_metrics(&access).await;
+    // It is asked for again when it is needed.
+    let has_metrics = usage::has_metrics(&access).await.unwrap_or(false);
     let inner = Arc::new(Inner {
         config,
         access,
         install,
         lease,
         registry: Arc::new(Registry::new()),
-        has_metrics,
+        has_metrics: AtomicBool::new(has_metrics),
         locks: NodeLocks::new(),
         turns: Turns::default(),
         closing,
@@ -144,7 +152,7 @@ impl Inner {
         can.health_checks = true;
         can.port_allocation = true;
         can.logs_since = true;
-        can.usage = self.has_metrics;
+        can.usage = self.has_metrics.load(Ordering::Relaxed);
         can.nodes_outlive_adapter = true;
         can.force_stop = true;
         can
@@ -321,9 +329,6 @@ impl Platform for KubernetesPlatform {
     async fn get_usage(&self, node_id: &NodeId) -> Result<NodeUsage> {
         let used = async {
             let entry = self.inner.node(node_id).await?;
-            if !self.inner.has_metrics {
-                return Err(usage::unsupported());
-            }
             usage::read(&self.inner, &entry).await
         };
         tag(used.await, "get_usage", Some(node_id))

@@ -305,8 +305,9 @@ async fn storage_class(access: &Access, config: &KubernetesConfig) -> Check {
 
 async fn metrics(access: &Access) -> Check {
     match usage::has_metrics(access).await {
-        true => ok("metrics", "the cluster tells what pods use"),
-        false => degraded(
+        Ok(true) => ok("metrics", "the cluster tells what pods use"),
+        Err(error) => told("metrics", CheckStatus::Degraded, error),
+        Ok(false) => degraded(
             "metrics",
             "the cluster does not tell what pods use: the usage of nodes is unknown",
             "Install metrics-server (`kubectl top pods` works then).",

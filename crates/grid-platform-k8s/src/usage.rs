@@ -1,6 +1,9 @@
 //! What a node uses: the cluster's metrics API, where there is one.
 
+use std::sync::atomic::Ordering;
+
 use grid_platform_api::{Error, NodeId, NodeUsage, Result, Timestamp};
+use kube::core::response::reason;
 use serde::Deserialize;
 
 use crate::{
@@ -36,13 +39,28 @@ struct Amounts {
 }
 
 /// Whether the cluster has the metrics API.
-pub(crate) async fn has_metrics(access: &Access) -> bool {
-    get::<serde_json::Value>(access, METRICS).await.is_ok()
+///
+/// # Errors
+/// When that cannot be told: neither the API server answers, nor what it would ask.
+pub(crate) async fn has_metrics(access: &Access) -> Result<bool> {
+    match get::<serde_json::Value>(access, METRICS).await {
+        Ok(_) => Ok(true),
+        Err(fault) if fault.is_not_found() => Ok(false),
+        Err(fault) => Err(fault.into_error()),
+    }
 }
 
 /// [`Platform::get_usage`](grid_platform_api::Platform::get_usage). The processor's time is not told, as the metrics API knows a rate alone,
 /// and neither is the disk's.
 pub(crate) async fn read(inner: &Inner, entry: &Entry) -> Result<NodeUsage> {
+    // It may have been installed since, or taken away.
+    let has = &inner.has_metrics;
+    if !has.load(Ordering::Relaxed) {
+        if !has_metrics(&inner.access).await? {
+            return Err(unsupported());
+        }
+        has.store(true, Ordering::Relaxed);
+    }
     let limit = entry.record().and_then(|it| it.config.memory_limit_mb);
     let mut used = NodeUsage {
         at: Timestamp::now(),
@@ -54,29 +72,34 @@ pub(crate) async fn read(inner: &Inner, entry: &Entry) -> Result<NodeUsage> {
     };
     // A node without a pod uses nothing.
     if let Some(pod) = entry.own_pod() {
-        let metrics = measured(&inner.access, &pod.node_id).await?;
+        let Some(metrics) = measured(&inner.access, &pod.node_id).await? else {
+            has.store(false, Ordering::Relaxed);
+            return Err(unsupported());
+        };
         used.memory_bytes = metrics.memory();
         used.at = metrics.timestamp.unwrap_or(used.at);
     }
     Ok(used)
 }
 
-async fn measured(access: &Access, id: &NodeId) -> Result<PodMetrics> {
+/// What is measured of a node's pod; `None` where there is no metrics API.
+async fn measured(access: &Access, id: &NodeId) -> Result<Option<PodMetrics>> {
     let (namespace, pod) = (&access.namespace, id.native_name());
     let path = format!("{METRICS}/namespaces/{namespace}/pods/{pod}");
     match get(access, &path).await {
-        Ok(metrics) => Ok(metrics),
+        Ok(metrics) => Ok(Some(metrics)),
         // The API is there, and has not measured it yet.
-        Err(fault) if fault.is_not_found() && !fault.reason().is_empty() => {
-            Ok(PodMetrics::default())
+        Err(fault) if fault.is_not_found() && fault.reason() == reason::NOT_FOUND => {
+            Ok(Some(PodMetrics::default()))
         }
-        Err(fault) if fault.is_not_found() => Err(unsupported().with_source(fault)),
+        // Nobody is there to give a reason.
+        Err(fault) if fault.is_not_found() => Ok(None),
         Err(fault) => Err(fault.into_error()),
     }
 }
 
 /// The error where there is no metrics API.
-pub(crate) fn unsupported() -> Error {
+fn unsupported() -> Error {
     Error::unsupported(PLATFORM, "tell what a node uses")
         .with_hint("Install the cluster's metrics server.")
 }

@@ -5,9 +5,12 @@
 
 mod bed;
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, process::Command};
 
-use bed::Place;
+use bed::{
+    Place,
+    role::{ROOT, as_json, config, rules},
+};
 use futures::{StreamExt, stream};
 use grid_platform_api::{CheckStatus, DataPolicy, Error, ErrorKind, NodeId, Platform, SpawnConfig};
 use grid_platform_k8s::{KubernetesConfig, KubernetesPlatform};
@@ -15,57 +18,6 @@ use serde_json::{Value, json};
 
 /// How many accounts are tried at once.
 const AT_ONCE: usize = 6;
-
-/// The repository.
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-
-/// One rule of the role.
-#[derive(Clone)]
-struct Rule {
-    group: String,
-    resource: String,
-    verbs: Vec<String>,
-}
-
-/// The rules of the role, as its file has them.
-fn rules() -> Vec<Rule> {
-    let text = fs::read_to_string(Path::new(ROOT).join("deploy/kubernetes/role.yaml")).unwrap();
-    let value = |line: &str, name: &str| {
-        let line = line.trim().trim_start_matches("- ");
-        let list = line.strip_prefix(name)?.strip_prefix(": [")?;
-        let list = list.strip_suffix(']')?.replace('"', "");
-        Some(list.split(", ").map(str::to_owned).collect::<Vec<_>>())
-    };
-    let of = |name| text.lines().filter_map(move |line| value(line, name));
-    let parts = of("apiGroups").zip(of("resources")).zip(of("verbs"));
-    let rules: Vec<Rule> = parts
-        .map(|((group, resource), verbs)| Rule {
-            group: group[0].clone(),
-            resource: resource[0].clone(),
-            verbs,
-        })
-        .collect();
-    assert!(rules.len() > 5);
-    rules
-}
-
-fn as_json(rules: &[Rule]) -> Value {
-    rules
-        .iter()
-        .filter(|it| !it.verbs.is_empty())
-        .map(|it| json!({"apiGroups": [it.group], "resources": [it.resource], "verbs": it.verbs}))
-        .collect()
-}
-
-/// Settings of an adapter that acts as this account.
-fn config(place: &Place, account: &str, rules: &Value, dir: &Path) -> KubernetesConfig {
-    let namespace = &place.bed.namespace;
-    let kubeconfig = namespace.account(account, rules, dir).unwrap();
-    KubernetesConfig {
-        kubeconfig: Some(kubeconfig),
-        ..place.config(account)
-    }
-}
 
 fn node(place: &Place, name: &str) -> SpawnConfig {
     let program = place.bed.probe(&[]).unwrap();

@@ -5,6 +5,7 @@
     reason = "each test file uses its part, and all of it is for tests"
 )]
 
+pub(crate) mod role;
 pub(crate) mod stage;
 
 use std::{

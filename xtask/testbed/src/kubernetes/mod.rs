@@ -10,7 +10,7 @@ mod settings;
 mod view;
 
 pub use cluster::Cluster;
-pub use namespace::{Namespace, sweep_dead};
+pub use namespace::{Namespace, ServedApi, sweep_dead};
 pub use parts::{Part, Paused};
 pub use pods::{folder_of, processes_of};
 pub use view::View;

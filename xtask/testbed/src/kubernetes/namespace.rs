@@ -20,6 +20,9 @@ const START: &str = "sutra-grid-test/start";
 /// Where namespaces are.
 const ALL: &str = "/api/v1/namespaces";
 
+/// Where it says which APIs are served by services of the cluster.
+const API_SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+
 /// A namespace of this process's own. It is deleted when this is dropped, and what a killed process left by
 /// [`sweep_dead`].
 #[derive(Debug)]
@@ -150,7 +153,62 @@ impl Drop for Namespace {
     }
 }
 
-/// Has the namespaces of tests of processes that have ended deleted, and says which.
+/// An API of the cluster that a service serves; it is gone again when this is dropped, or by [`sweep_dead`].
+#[derive(Debug)]
+pub struct ServedApi<'a> {
+    namespace: &'a Namespace,
+    path: String,
+}
+
+impl<'a> ServedApi<'a> {
+    /// Has the API server ask this port of the host's loopback, over TLS, for all of one version of an API's group.
+    ///
+    /// # Errors
+    /// The server's words.
+    pub fn make(
+        namespace: &'a Namespace,
+        group: &str,
+        version: &str,
+        port: u16,
+    ) -> Result<Self, String> {
+        let name = format!("{version}.{group}");
+        // Nothing but a service can be named, and this one is no more than an address.
+        let service = json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": { "name": version },
+            "spec": { "type": "ExternalName", "externalName": "127.0.0.1" },
+        });
+        namespace
+            .view
+            .create(&namespace.path("services"), &service)?;
+        let served = json!({
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": { "name": name },
+            "spec": {
+                "group": group,
+                "version": version,
+                "groupPriorityMinimum": 100,
+                "versionPriority": 100,
+                "insecureSkipTLSVerify": true,
+                "service": { "namespace": namespace.name, "name": version, "port": port },
+            },
+        });
+        namespace.view.create(API_SERVICES, &served)?;
+        let path = format!("{API_SERVICES}/{name}");
+        Ok(Self { namespace, path })
+    }
+}
+
+impl Drop for ServedApi<'_> {
+    fn drop(&mut self) {
+        // What is left of it is found by the next run.
+        let _ = self.namespace.view.delete(&self.path);
+    }
+}
+
+/// Has the namespaces of tests of processes that have ended deleted, with the APIs that were served from there, and says which.
 ///
 /// # Errors
 /// The server's words.
@@ -171,8 +229,22 @@ pub fn sweep_dead(view: &View) -> Result<Vec<String>, String> {
         if lives || !meta["deletionTimestamp"].is_null() {
             continue;
         }
-        view.delete(&format!("{ALL}/{name}"))?;
         found.push(name.to_owned());
+    }
+    if found.is_empty() {
+        return Ok(found);
+    }
+    // First: a namespace does not go while an API does not answer.
+    for api in view.list(API_SERVICES)? {
+        let from = api["spec"]["service"]["namespace"].as_str();
+        if let Some(name) = api["metadata"]["name"].as_str()
+            && from.is_some_and(|it| found.iter().any(|name| name == it))
+        {
+            view.delete(&format!("{API_SERVICES}/{name}"))?;
+        }
+    }
+    for name in &found {
+        view.delete(&format!("{ALL}/{name}"))?;
     }
     Ok(found)
 }

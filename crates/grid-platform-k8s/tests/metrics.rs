@@ -1,0 +1,210 @@
+//! What nodes use, where the cluster has a metrics API: a program of its own, as all of the cluster has it meanwhile.
+//!
+//! The API server asks it as it asks a metrics-server, and it says what the kubelet measured.
+
+#![allow(clippy::unwrap_used, reason = "all of it is for tests")]
+
+mod bed;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use bed::{
+    Bed,
+    role::{as_json, config, rules},
+    stage::{PATIENCE, Stage},
+};
+use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, NodeId, Platform};
+use grid_platform_testing::{Failed, Outcome, eventually, fails};
+use grid_testbed::kubernetes::ServedApi;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{ServerConfig, pki_types::PrivateKeyDer},
+};
+
+const GROUP: &str = "metrics.k8s.io";
+const VERSION: &str = "metrics.k8s.io/v1beta1";
+const ROOT: &str = "/apis/metrics.k8s.io/v1beta1";
+
+/// What the API says, by path.
+type Answers = Arc<Mutex<BTreeMap<String, Value>>>;
+
+/// Serves a metrics API, for as long as the test's runtime lives, and gives its port.
+async fn serve(answers: &Answers) -> Outcome<u16> {
+    let made = rcgen::generate_simple_self_signed(["metrics".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let answers = Arc::clone(answers);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(acceptor.clone(), Arc::clone(&answers), stream));
+        }
+    });
+    Ok(port)
+}
+
+/// Answers one request, in the words of a metrics-server.
+async fn answer(acceptor: TlsAcceptor, answers: Answers, stream: TcpStream) -> std::io::Result<()> {
+    let mut stream = acceptor.accept(stream).await?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    let head = String::from_utf8_lossy(&head);
+    let path = head.split([' ', '?']).nth(1).unwrap_or_default();
+    let found = answers.lock().unwrap().get(path).cloned();
+    let missing = || {
+        json!({
+            "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
+            "message": "podmetrics.metrics.k8s.io was not found",
+        })
+    };
+    let status = if found.is_some() {
+        "200 OK"
+    } else {
+        "404 Not Found"
+    };
+    let body = found.unwrap_or_else(missing).to_string();
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// What the kubelet measures of a node's container, once that is at least so many bytes.
+async fn measured(stage: &Stage, id: &NodeId, least: u64) -> Outcome<u64> {
+    let bed = stage.place.bed;
+    let path = format!("/api/v1/nodes/{}/proxy/stats/summary", bed.host()?);
+    let pod = id.native_name();
+    eventually(PATIENCE, "the kubelet's figures", || async {
+        let summary = bed.view.find(&path)?.unwrap_or_default();
+        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+        let own = pods.iter().find(|it| it["podRef"]["name"] == *pod);
+        let bytes = own.and_then(|it| it["containers"][0]["memory"]["workingSetBytes"].as_u64());
+        Ok(bytes.filter(|it| *it >= least))
+    })
+    .await
+}
+
+async fn check(platform: &impl Platform) -> Outcome<CheckStatus> {
+    let checks = platform.probe().await?.checks;
+    let own = checks.into_iter().find(|it| it.name == "metrics");
+    Ok(own.ok_or("it is not looked for")?.status)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn usage_is_what_the_kubelet_measured() -> Outcome {
+    let stage = Stage::open().await?;
+    let (view, namespace) = (&stage.place.bed.view, stage.place.namespace());
+    let platform = &stage.platform;
+    let request = stage.probe("n", &[])?.memory_limit_mb(128).build()?;
+    let node = platform.spawn_node(request.clone()).await?;
+    let id = &node.node_id;
+    let is_unsupported = async || -> Outcome {
+        let error = fails(platform.get_usage(id).await, ErrorKind::Unsupported)?;
+        assert!(!platform.capabilities().usage);
+        assert_eq!(check(platform).await?, CheckStatus::Degraded);
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains("metrics server"), "{error:?}");
+        Ok(())
+    };
+    // Most clusters come without.
+    is_unsupported().await?;
+
+    // It is installed while the agent runs, and does not serve at once.
+    let answers = Answers::default();
+    let say = |path: &str, what: Value| answers.lock().unwrap().insert(path.to_owned(), what);
+    let port = serve(&answers).await?;
+    let api = ServedApi::make(namespace, GROUP, "v1beta1", port)?;
+    eventually(PATIENCE, "the metrics API to be known", || async {
+        let refused = view.find(ROOT).err();
+        Ok(refused.filter(|it| it.contains("(status 503)")))
+    })
+    .await?;
+    let error = fails(platform.get_usage(id).await, ErrorKind::Unavailable)?;
+    assert!(error.is_retryable(), "{error:?}");
+    assert_eq!(check(platform).await?, CheckStatus::Degraded);
+    let list = json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": VERSION,
+        "resources": [{
+            "name": "pods", "singularName": "", "namespaced": true, "kind": "PodMetrics", "verbs": ["get", "list"],
+        }],
+    });
+    say(ROOT, list);
+    eventually(PATIENCE, "the metrics API to serve", || async {
+        Ok(view.find(ROOT).ok().flatten())
+    })
+    .await?;
+    let used = platform.get_usage(id).await?;
+    assert_eq!(used.memory_bytes, None, "it is not measured yet");
+    assert!(platform.capabilities().usage);
+    assert_eq!(check(platform).await?, CheckStatus::Ok);
+    stage.ask(&node, "eat=40").await?;
+    let bytes = measured(&stage, id, 40 << 20).await?;
+    let at = "2026-01-02T03:04:05Z";
+    let own = json!({
+        "apiVersion": VERSION, "kind": "PodMetrics",
+        "metadata": { "name": id.native_name(), "namespace": namespace.name() },
+        "timestamp": at, "window": "10s",
+        "containers": [{ "name": "node", "usage": { "cpu": "1m", "memory": bytes.to_string() } }],
+    });
+    let pod = format!("pods/{}", id.native_name());
+    let path = namespace.path_of(ROOT.trim_start_matches('/'), &pod);
+    say(&path, own);
+    let used = platform.get_usage(id).await?;
+    assert_eq!(used.memory_bytes, Some(bytes));
+    assert_eq!(used.memory_limit_bytes, Some(128 << 20));
+    assert_eq!(used.at.to_string(), at);
+
+    // The role allows it, and without its rule that is what is named.
+    let dir = tempfile::tempdir()?;
+    let ask = async |account: &str, rules: &Value| {
+        let config = config(&stage.place, account, rules, dir.path());
+        let other = stage.place.open(config).await?;
+        let request = stage.probe(account, &[])?.build()?;
+        let id = request.node_id.clone();
+        other.spawn_node(request).await?;
+        let used = other.get_usage(&id).await;
+        other.remove_node(&id, DataPolicy::Purge).await?;
+        Ok::<_, Failed>(used)
+    };
+    let mut given = rules();
+    assert_eq!(ask("whole", &as_json(&given)).await??.memory_bytes, None);
+    given.retain(|it| it.group != GROUP);
+    let refused = ask("less", &as_json(&given)).await?;
+    let error = fails(refused, ErrorKind::PermissionDenied)?;
+    let hint = error.hint().unwrap_or_default();
+    let mend = r#"`{apiGroups: ["metrics.k8s.io"], resources: ["pods"], verbs: ["get"]}`"#;
+    assert!(hint.contains(mend), "{error:?}");
+
+    platform.stop_node(id).await?;
+    assert_eq!(platform.get_usage(id).await?.memory_bytes, Some(0));
+    platform.spawn_node(request).await?;
+    // And it goes again.
+    drop(api);
+    eventually(PATIENCE, "the end of the API", || async {
+        let there = view.find(&path)?;
+        Ok(there.is_none().then_some(()))
+    })
+    .await?;
+    is_unsupported().await?;
+    platform.remove_node(id, DataPolicy::Purge).await?;
+    drop(stage);
+    Bed::end();
+    Ok(())
+}
