@@ -39,6 +39,8 @@ pub(crate) struct Verdict {
     pub(crate) orphans: u64,
     /// What the platform has made outside of its own state.
     pub(crate) outside: u64,
+    /// Programs that somebody's force may have let live, and whose boots were left out.
+    pub(crate) left_over: u64,
     /// Things of others that are as they were.
     pub(crate) decoys: u64,
     /// Ids of others at which a node was refused for that reason.
@@ -67,6 +69,7 @@ impl Judge<'_> {
         let orphans = census.nodes.values().map(|it| it.orphans.len() as u64);
         verdict.orphans = orphans.sum();
         verdict.outside = records.outside;
+        verdict.left_over = records.left_over.values().map(|it| it.len() as u64).sum();
         verdict.decoys = records.decoys;
         let nobody = Living::default();
         for slot in self.slots {
@@ -293,7 +296,7 @@ impl Judge<'_> {
     }
 }
 
-/// The last program that wrote down its boot in a node's data: its own number, and when it started.
+/// The last program that wrote down its boot in a node's data, but for those left over: its own number, and when it started.
 fn last_boot(data: &Path, left_over: Option<&BTreeSet<u64>>) -> Option<(u32, u64)> {
     let text = fs::read_to_string(data.join("grid-probe.boots")).ok()?;
     let mut boots = text.lines().rev().map(|it| Some(parse_boot(it)?.1));

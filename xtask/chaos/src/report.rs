@@ -50,6 +50,8 @@ pub(crate) struct Report {
     pub(crate) orphans: u64,
     /// What the platform has outside of its own state, such as cgroups, over all censuses.
     pub(crate) outside: u64,
+    /// Boots of programs that somebody's force may have let live, over all censuses.
+    pub(crate) left_over: u64,
     pub(crate) looks_for_a_node_twice: u64,
     /// What is wrong. Empty is a success.
     pub(crate) violations: Vec<String>,
@@ -146,6 +148,10 @@ impl fmt::Display for Report {
         }
         row("orphans beside their programs, in censuses", self.orphans)?;
         row("cgroups and the like, in censuses", self.outside)?;
+        row(
+            "boots left out, of what was deleted by force, in censuses",
+            self.left_over,
+        )?;
         row(
             "looks for a node that runs twice",
             self.looks_for_a_node_twice,

@@ -328,6 +328,7 @@ impl<'a> Run<'a> {
             if verdict.wrong.is_empty() {
                 self.report.orphans += verdict.orphans;
                 self.report.outside += verdict.outside;
+                self.report.left_over += verdict.left_over;
                 self.report.strangers += verdict.decoys;
                 self.refused.extend(verdict.refused);
                 for id in &verdict.forgotten {

@@ -86,12 +86,16 @@ impl Pods {
             let given_up = GivenUp { id, at: ticks()? };
             locked(&self.given_up).insert(uid.to_owned(), given_up);
         }
-        self.site.call("DELETE", &path, Some(&body))?;
+        let done = self.site.call("DELETE", &path, Some(&body));
         let left = self.site.find(&path)?;
-        let is_left = |it: &Value| {
+        let is_left = left.is_some_and(|it| {
             text(&it["metadata"]["uid"]) == uid && it["metadata"]["deletionTimestamp"].is_null()
-        };
-        Ok(!left.as_ref().is_some_and(is_left))
+        });
+        if is_left {
+            locked(&self.given_up).remove(uid);
+        }
+        done?;
+        Ok(!is_left)
     }
 
     fn evict(&self, pick: u64) -> io::Result<bool> {
