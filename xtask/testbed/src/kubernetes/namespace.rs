@@ -213,7 +213,7 @@ impl Drop for ServedApi<'_> {
 /// # Errors
 /// The server's words.
 pub fn sweep_dead(view: &View) -> Result<Vec<String>, String> {
-    let mut found = Vec::new();
+    let mut dead = Vec::new();
     for namespace in view.list(&format!("{ALL}?labelSelector={PID}"))? {
         let meta = &namespace["metadata"];
         let label = |label: &str| meta["labels"][label].as_str();
@@ -225,26 +225,28 @@ pub fn sweep_dead(view: &View) -> Result<Vec<String>, String> {
             .ok()
             .and_then(proc::look)
             .is_some_and(|it| it.start_time == start);
-        let name = meta["name"].as_str().unwrap_or_default();
-        if lives || !meta["deletionTimestamp"].is_null() {
-            continue;
+        if !lives {
+            let name = meta["name"].as_str().unwrap_or_default().to_owned();
+            dead.push((name, !meta["deletionTimestamp"].is_null()));
         }
-        found.push(name.to_owned());
     }
-    if found.is_empty() {
-        return Ok(found);
+    if dead.is_empty() {
+        return Ok(Vec::new());
     }
-    // First: a namespace does not go while an API does not answer.
+    // First: no namespace goes while an API does not answer, and one that is on its way out may wait for that.
     for api in view.list(API_SERVICES)? {
         let from = api["spec"]["service"]["namespace"].as_str();
-        if let Some(name) = api["metadata"]["name"].as_str()
-            && from.is_some_and(|it| found.iter().any(|name| name == it))
-        {
+        if dead.iter().any(|(name, _)| from == Some(name)) {
+            let name = api["metadata"]["name"].as_str().unwrap_or_default();
             view.delete(&format!("{API_SERVICES}/{name}"))?;
         }
     }
-    for name in &found {
-        view.delete(&format!("{ALL}/{name}"))?;
+    let mut found = Vec::new();
+    for (name, is_going) in dead {
+        if !is_going {
+            view.delete(&format!("{ALL}/{name}"))?;
+            found.push(name);
+        }
     }
     Ok(found)
 }
