@@ -1,13 +1,6 @@
 //! The platform: who does what.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Display,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::BTreeMap, fmt::Display, sync::Arc};
 
 use grid_platform_api::{
     Capabilities, Check, DataPolicy, Error, LogCursor, LogStream, NodeData, NodeEventStream,
@@ -28,7 +21,8 @@ use crate::{
     probe,
     registry::{Entry, Registry},
     translate::{ContainerState, Frame},
-    usage, watch as news,
+    usage::{self, Metrics},
+    watch as news,
 };
 
 /// Nodes as pods of a cluster.
@@ -47,8 +41,7 @@ pub(crate) struct Inner {
     pub(crate) install: Install,
     pub(crate) lease: Arc<Lease>,
     pub(crate) registry: Arc<Registry>,
-    /// The cluster has been seen to have the metrics API.
-    pub(crate) has_metrics: AtomicBool,
+    pub(crate) metrics: Metrics,
     pub(crate) locks: NodeLocks,
     pub(crate) turns: Turns,
     /// Changes (by its end) when the platform is dropped.
@@ -89,7 +82,8 @@ impl KubernetesPlatform {
         let checks = async {
             config.validate()?;
             let access = Access::find(config).await?;
-            Ok::<_, Error>(probe::examine(&access, config).await.checks)
+            let found = probe::examine(&access, config, &Metrics::default()).await;
+            Ok::<_, Error>(found.checks)
         };
         checks.await.map_err(|e| named(e, "look"))
     }
@@ -113,15 +107,16 @@ async fn open(
     let install = Install::open(&access, &config).await?;
     // Nothing is written from here on by two.
     let lease = Lease::take(&access, &config, closing.clone()).await?;
-    // It is asked for again when it is needed.
-    let has_metrics = usage::has_metrics(&access).await.unwrap_or(false);
+    let metrics = Metrics::default();
+    // One that does not answer yet keeps nobody from opening.
+    let _ = metrics.look(&access).await;
     let inner = Arc::new(Inner {
         config,
         access,
         install,
         lease,
         registry: Arc::new(Registry::new()),
-        has_metrics: AtomicBool::new(has_metrics),
+        metrics,
         locks: NodeLocks::new(),
         turns: Turns::default(),
         closing,
@@ -152,7 +147,7 @@ impl Inner {
         can.health_checks = true;
         can.port_allocation = true;
         can.logs_since = true;
-        can.usage = self.has_metrics.load(Ordering::Relaxed);
+        can.usage = self.metrics.is_there();
         can.nodes_outlive_adapter = true;
         can.force_stop = true;
         can
@@ -243,13 +238,15 @@ impl Platform for KubernetesPlatform {
 
     async fn probe(&self) -> Result<PlatformInfo> {
         let inner = &self.inner;
-        let found = probe::look(
-            &inner.access,
-            &inner.config,
-            &inner.install.owner,
-            inner.capabilities(),
-        );
-        tag(found.await, "probe", None)
+        let found = probe::examine(&inner.access, &inner.config, &inner.metrics).await;
+        Ok(PlatformInfo {
+            platform: PLATFORM.to_owned(),
+            version: found.version,
+            owner: inner.install.owner.clone(),
+            // Some of them were looked at just now.
+            capabilities: inner.capabilities(),
+            checks: found.checks,
+        })
     }
 
     async fn spawn_node(&self, config: SpawnConfig) -> Result<SpawnedNode> {

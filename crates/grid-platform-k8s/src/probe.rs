@@ -1,8 +1,6 @@
 //! Whether nodes can run: the server, the namespace, the rights, storage, and the mend of what is missing. Changes nothing.
 
-use grid_platform_api::{
-    Capabilities, Check, CheckStatus, Error, OwnerId, PlatformInfo, Result, printable,
-};
+use grid_platform_api::{Check, CheckStatus, Error, printable};
 use k8s_openapi::{
     api::{
         coordination::v1::Lease,
@@ -16,10 +14,9 @@ use kube::{Api, api::ListParams};
 use crate::{
     access::{Access, minor},
     config::KubernetesConfig,
-    error::PLATFORM,
     keeper, owner,
     rights::{self, Missing},
-    usage,
+    usage::Metrics,
 };
 
 /// Servers from here on hold pods to a level of Pod Security that their namespace names.
@@ -28,23 +25,6 @@ const POD_SECURITY: u32 = 25;
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// The label of a namespace with the level that its pods are held to.
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
-
-/// [`Platform::probe`](grid_platform_api::Platform::probe).
-pub(crate) async fn look(
-    access: &Access,
-    config: &KubernetesConfig,
-    owner: &OwnerId,
-    capabilities: Capabilities,
-) -> Result<PlatformInfo> {
-    let found = examine(access, config).await;
-    Ok(PlatformInfo {
-        platform: PLATFORM.to_owned(),
-        version: found.version,
-        owner: owner.clone(),
-        capabilities,
-        checks: found.checks,
-    })
-}
 
 /// What was found of a cluster.
 pub(crate) struct Found {
@@ -55,7 +35,11 @@ pub(crate) struct Found {
 }
 
 /// Looks at a cluster and at what nodes need of it.
-pub(crate) async fn examine(access: &Access, config: &KubernetesConfig) -> Found {
+pub(crate) async fn examine(
+    access: &Access,
+    config: &KubernetesConfig,
+    metrics: &Metrics,
+) -> Found {
     let mut checks = Vec::new();
     let info = match access.version().await {
         Ok(info) => info,
@@ -76,7 +60,7 @@ pub(crate) async fn examine(access: &Access, config: &KubernetesConfig) -> Found
     if is_there {
         checks.push(of_rights(access).await);
         checks.push(storage_class(access, config).await);
-        checks.push(metrics(access).await);
+        checks.push(usage(access, metrics).await);
         checks.push(admission(&info, level.as_deref()));
         checks.push(lease(access, config).await);
     }
@@ -303,8 +287,8 @@ async fn storage_class(access: &Access, config: &KubernetesConfig) -> Check {
     }
 }
 
-async fn metrics(access: &Access) -> Check {
-    match usage::has_metrics(access).await {
+async fn usage(access: &Access, metrics: &Metrics) -> Check {
+    match metrics.look(access).await {
         Ok(true) => ok("metrics", "the cluster tells what pods use"),
         Err(error) => told("metrics", CheckStatus::Degraded, error),
         Ok(false) => degraded(

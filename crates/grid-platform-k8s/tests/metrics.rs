@@ -1,6 +1,6 @@
 //! What nodes use, where the cluster has a metrics API: a program of its own, as all of the cluster has it meanwhile.
 //!
-//! The API server asks it as it asks a metrics-server, and it says what the kubelet measured.
+//! The API server asks it as it asks a metrics-server.
 
 #![allow(clippy::unwrap_used, reason = "all of it is for tests")]
 
@@ -16,7 +16,7 @@ use bed::{
     role::{as_json, config, rules},
     stage::{PATIENCE, Stage},
 };
-use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, NodeId, Platform};
+use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, Platform, Timestamp};
 use grid_platform_testing::{Failed, Outcome, eventually, fails};
 use grid_testbed::kubernetes::ServedApi;
 use serde_json::{Value, json};
@@ -86,21 +86,6 @@ async fn answer(acceptor: TlsAcceptor, answers: Answers, stream: TcpStream) -> s
     stream.shutdown().await
 }
 
-/// What the kubelet measures of a node's container, once that is at least so many bytes.
-async fn measured(stage: &Stage, id: &NodeId, least: u64) -> Outcome<u64> {
-    let bed = stage.place.bed;
-    let path = format!("/api/v1/nodes/{}/proxy/stats/summary", bed.host()?);
-    let pod = id.native_name();
-    eventually(PATIENCE, "the kubelet's figures", || async {
-        let summary = bed.view.find(&path)?.unwrap_or_default();
-        let pods = summary["pods"].as_array().cloned().unwrap_or_default();
-        let own = pods.iter().find(|it| it["podRef"]["name"] == *pod);
-        let bytes = own.and_then(|it| it["containers"][0]["memory"]["workingSetBytes"].as_u64());
-        Ok(bytes.filter(|it| *it >= least))
-    })
-    .await
-}
-
 async fn check(platform: &impl Platform) -> Outcome<CheckStatus> {
     let checks = platform.probe().await?.checks;
     let own = checks.into_iter().find(|it| it.name == "metrics");
@@ -108,7 +93,7 @@ async fn check(platform: &impl Platform) -> Outcome<CheckStatus> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn usage_is_what_the_kubelet_measured() -> Outcome {
+async fn usage_is_what_the_metrics_api_says() -> Outcome {
     let stage = Stage::open().await?;
     let (view, namespace) = (&stage.place.bed.view, stage.place.namespace());
     let platform = &stage.platform;
@@ -138,6 +123,12 @@ async fn usage_is_what_the_kubelet_measured() -> Outcome {
     .await?;
     let error = fails(platform.get_usage(id).await, ErrorKind::Unavailable)?;
     assert!(error.is_retryable(), "{error:?}");
+    let hint = error.hint().unwrap_or_default();
+    assert!(
+        hint.contains("`kubectl get apiservice v1beta1.metrics.k8s.io`"),
+        "{error:?}"
+    );
+    assert!(platform.capabilities().usage);
     assert_eq!(check(platform).await?, CheckStatus::Degraded);
     let list = json!({
         "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": VERSION,
@@ -154,20 +145,27 @@ async fn usage_is_what_the_kubelet_measured() -> Outcome {
     assert_eq!(used.memory_bytes, None, "it is not measured yet");
     assert!(platform.capabilities().usage);
     assert_eq!(check(platform).await?, CheckStatus::Ok);
-    stage.ask(&node, "eat=40").await?;
-    let bytes = measured(&stage, id, 40 << 20).await?;
-    let at = "2026-01-02T03:04:05Z";
-    let own = json!({
-        "apiVersion": VERSION, "kind": "PodMetrics",
-        "metadata": { "name": id.native_name(), "namespace": namespace.name() },
-        "timestamp": at, "window": "10s",
-        "containers": [{ "name": "node", "usage": { "cpu": "1m", "memory": bytes.to_string() } }],
-    });
     let pod = format!("pods/{}", id.native_name());
     let path = namespace.path_of(ROOT.trim_start_matches('/'), &pod);
-    say(&path, own);
+    let say_of_it = |at: &str| {
+        let own = json!({
+            "apiVersion": VERSION, "kind": "PodMetrics",
+            "metadata": { "name": id.native_name(), "namespace": namespace.name() },
+            "timestamp": at, "window": "10s",
+            "containers": [{ "name": "node", "usage": { "cpu": "1m", "memory": "12345Ki" } }],
+        });
+        say(&path, own);
+    };
+    say_of_it("2026-01-02T03:04:05Z");
     let used = platform.get_usage(id).await?;
-    assert_eq!(used.memory_bytes, Some(bytes));
+    assert_eq!(
+        used.memory_bytes, None,
+        "it is of an earlier pod of that name"
+    );
+    let at = Timestamp::now().to_string();
+    say_of_it(&at);
+    let used = platform.get_usage(id).await?;
+    assert_eq!(used.memory_bytes, Some(12_345 << 10));
     assert_eq!(used.memory_limit_bytes, Some(128 << 20));
     assert_eq!(used.at.to_string(), at);
 

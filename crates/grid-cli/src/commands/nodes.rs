@@ -1,6 +1,6 @@
 //! `grid nodes`, `node`, `start`, `stop`, `rm`, `usage`.
 
-use grid_client::{Client, Node, NodeFilter};
+use grid_client::{Client, Node, NodeFilter, State};
 use grid_platform_api::{DataPolicy, NodeId};
 
 use crate::{
@@ -36,9 +36,9 @@ pub(super) async fn show(context: &Context, id: &str) -> Result<()> {
         Format::Json => output::json(&node),
         Format::Table => {
             // A node that is not running, or whose agent is lost, has no usage; its other facts stand.
-            let usage = match node.pid {
-                Some(_) => client.usage(&id).await.ok(),
-                None => None,
+            let usage = match node.state {
+                State::Running => client.usage(&id).await.ok(),
+                _ => None,
             };
             output::out(&render::node(&node, usage.as_ref()))
         }
