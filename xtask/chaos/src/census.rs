@@ -1,6 +1,6 @@
 //! The judge: what is true of the system, beside what was acknowledged.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::iter;
 use std::path::Path;
@@ -39,8 +39,8 @@ pub(crate) struct Verdict {
     pub(crate) orphans: u64,
     /// What the platform has made outside of its own state.
     pub(crate) outside: u64,
-    /// Programs that somebody's force may have let live, and whose boots were left out.
-    pub(crate) left_over: u64,
+    /// Boots that were left out, by their nodes: somebody's force may have let those programs live.
+    pub(crate) left_over: BTreeMap<String, BTreeSet<u64>>,
     /// Things of others that are as they were.
     pub(crate) decoys: u64,
     /// Ids of others at which a node was refused for that reason.
@@ -69,7 +69,7 @@ impl Judge<'_> {
         let orphans = census.nodes.values().map(|it| it.orphans.len() as u64);
         verdict.orphans = orphans.sum();
         verdict.outside = records.outside;
-        verdict.left_over = records.left_over.values().map(|it| it.len() as u64).sum();
+        verdict.left_over = records.left_over.clone();
         verdict.decoys = records.decoys;
         let nobody = Living::default();
         for slot in self.slots {

@@ -1,6 +1,6 @@
 //! What a run has to show.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -50,8 +50,8 @@ pub(crate) struct Report {
     pub(crate) orphans: u64,
     /// What the platform has outside of its own state, such as cgroups, over all censuses.
     pub(crate) outside: u64,
-    /// Boots of programs that somebody's force may have let live, over all censuses.
-    pub(crate) left_over: u64,
+    /// Boots that were left out, by node and start: somebody's force may have let those programs live.
+    pub(crate) left_over: BTreeSet<(String, u64)>,
     pub(crate) looks_for_a_node_twice: u64,
     /// What is wrong. Empty is a success.
     pub(crate) violations: Vec<String>,
@@ -149,8 +149,8 @@ impl fmt::Display for Report {
         row("orphans beside their programs, in censuses", self.orphans)?;
         row("cgroups and the like, in censuses", self.outside)?;
         row(
-            "boots left out, of what was deleted by force, in censuses",
-            self.left_over,
+            "boots left out, of what was deleted by force",
+            self.left_over.len() as u64,
         )?;
         row(
             "looks for a node that runs twice",

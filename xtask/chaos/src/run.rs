@@ -325,10 +325,13 @@ impl<'a> Run<'a> {
                 }
                 Err(error) => return Err(error),
             };
+            for (id, starts) in &verdict.left_over {
+                let starts = starts.iter().map(|it| (id.clone(), *it));
+                self.report.left_over.extend(starts);
+            }
             if verdict.wrong.is_empty() {
                 self.report.orphans += verdict.orphans;
                 self.report.outside += verdict.outside;
-                self.report.left_over += verdict.left_over;
                 self.report.strangers += verdict.decoys;
                 self.refused.extend(verdict.refused);
                 for id in &verdict.forgotten {

@@ -40,8 +40,8 @@ pub(super) fn ticks() -> io::Result<u64> {
 }
 
 /// How long the kubelet may start programs anew, in the kernel's ticks, of a pod that was taken out of the books by force:
-/// it misses that for as long as it is stopped, which is seconds.
-const LEFT_OVER: u64 = 3_000;
+/// it does not hear of that before it asks the API server again, which it waits with for up to a minute where that was away.
+const LEFT_OVER: u64 = 6_000;
 
 /// Which of a node's recorded starts may be of pods that were taken out of the books by force, at these times: nobody saw
 /// them alive as the node's own.

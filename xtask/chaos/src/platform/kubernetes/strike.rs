@@ -87,7 +87,15 @@ impl Pods {
             locked(&self.given_up).insert(uid.to_owned(), given_up);
         }
         let done = self.site.call("DELETE", &path, Some(&body));
-        let left = self.site.find(&path)?;
+        let until = Instant::now() + PATIENCE;
+        let left = loop {
+            match self.site.find(&path) {
+                Err(_) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(200));
+                }
+                found => break found?,
+            }
+        };
         let is_left = left.is_some_and(|it| {
             text(&it["metadata"]["uid"]) == uid && it["metadata"]["deletionTimestamp"].is_null()
         });
