@@ -97,7 +97,7 @@ impl Stage {
         probe::ask_soon(&endpoint.host, endpoint.port, action).await
     }
 
-    /// Has the probe of a node end.
+    /// Has the probe of a node do what may end it.
     ///
     /// # Errors
     /// When it cannot be reached.
