@@ -58,7 +58,8 @@ pub struct Capabilities {
     /// A log line tells whether it was stdout or stderr.
     pub log_streams: bool,
     /// [`Platform::get_usage`](crate::Platform::get_usage). Where that is an add-on of the platform, as a cluster's metrics
-    /// server is, it may come and go: [`Platform::probe`](crate::Platform::probe) and the call itself look anew.
+    /// server is, it may come and go: [`Platform::probe`](crate::Platform::probe), and the call for a node that runs, look
+    /// anew.
     pub usage: bool,
     /// Nodes live on when the process that holds the adapter ends, and a new adapter over the same
     /// state finds them.

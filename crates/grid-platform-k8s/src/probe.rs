@@ -289,9 +289,14 @@ async fn storage_class(access: &Access, config: &KubernetesConfig) -> Check {
 
 async fn usage(access: &Access, metrics: &Metrics) -> Check {
     match metrics.look(access).await {
-        Ok(true) => ok("metrics", "the cluster tells what pods use"),
+        Ok(Some(true)) => ok("metrics", "the cluster tells what pods use"),
         Err(error) => told("metrics", CheckStatus::Degraded, error),
-        Ok(false) => degraded(
+        Ok(None) => degraded(
+            "metrics",
+            "whether the cluster tells what pods use may not be asked",
+            "Clusters let every account ask what APIs there are, by the ClusterRole `system:discovery`.",
+        ),
+        Ok(Some(false)) => degraded(
             "metrics",
             "the cluster does not tell what pods use: the usage of nodes is unknown",
             "Install metrics-server (`kubectl top pods` works then).",

@@ -49,35 +49,32 @@ impl Metrics {
         self.is_there.load(Ordering::Relaxed)
     }
 
-    /// Whether the cluster has it, asked now. One that does not answer, or that the caller may not ask what it has, is there.
+    /// Whether the cluster has it, asked now; `None` where the caller may not ask that.
     ///
     /// # Errors
     /// When it does not answer, or the API server does not.
-    pub(crate) async fn look(&self, access: &Access) -> Result<bool> {
-        let found = get::<serde_json::Value>(access, METRICS).await;
-        match found.as_ref().map_err(Fault::status) {
-            Err(Some(404)) => self.is_there.store(false, Ordering::Relaxed),
-            Ok(_) | Err(Some(_)) => self.is_there.store(true, Ordering::Relaxed),
-            // That nobody answered says nothing of it.
-            Err(None) => {}
-        }
-        match found {
-            Err(fault) if !matches!(fault.status(), Some(403 | 404)) => Err(told(fault)),
-            _ => Ok(self.is_there()),
+    pub(crate) async fn look(&self, access: &Access) -> Result<Option<bool>> {
+        let fault = match get::<serde_json::Value>(access, METRICS).await {
+            Ok(_) => return Ok(Some(self.know(true))),
+            Err(fault) => fault,
+        };
+        match fault.status() {
+            Some(404) => Ok(Some(self.know(false))),
+            Some(403) => {
+                self.know(true);
+                Ok(None)
+            }
+            _ => Err(self.told(fault)),
         }
     }
 
     /// What is measured of a node's pod; of one that is not yet measured, nothing.
     async fn measured(&self, access: &Access, id: &NodeId) -> Result<PodMetrics> {
         let (namespace, pod) = (&access.namespace, id.native_name());
-        let fault = match get(
-            access,
-            &format!("{METRICS}/namespaces/{namespace}/pods/{pod}"),
-        )
-        .await
-        {
+        let path = format!("{METRICS}/namespaces/{namespace}/pods/{pod}");
+        let fault = match get(access, &path).await {
             Ok(metrics) => {
-                self.is_there.store(true, Ordering::Relaxed);
+                self.know(true);
                 return Ok(metrics);
             }
             Err(fault) => fault,
@@ -85,14 +82,27 @@ impl Metrics {
         match fault.status() {
             // The answers where there is no such pod and where there is no such API differ by the server's version, and who
             // may not ask for metrics is told so where there are none too.
-            Some(403 | 404) if !self.look(access).await? => Err(unsupported()),
+            Some(403 | 404) if self.look(access).await? == Some(false) => Err(unsupported()),
             Some(404) => Ok(PodMetrics::default()),
-            Some(500..) => {
-                self.is_there.store(true, Ordering::Relaxed);
-                Err(told(fault))
-            }
-            _ => Err(told(fault)),
+            _ => Err(self.told(fault)),
         }
+    }
+
+    fn know(&self, is_there: bool) -> bool {
+        self.is_there.store(is_there, Ordering::Relaxed);
+        is_there
+    }
+
+    /// The error of a request. With 503 the API server says that whoever serves the API does not answer.
+    fn told(&self, fault: Fault) -> Error {
+        if fault.status() != Some(503) {
+            return fault.into_error();
+        }
+        self.know(true);
+        let words = fault.message();
+        let message = format!("the cluster's metrics API does not answer: {words}");
+        error(ErrorKind::Unavailable, message)
+            .with_hint("`kubectl get apiservice v1beta1.metrics.k8s.io` says why.")
     }
 }
 
@@ -114,7 +124,7 @@ pub(crate) async fn read(inner: &Inner, entry: &Entry) -> Result<NodeUsage> {
         pod.map(|it| (it, &it.container.state))
     else {
         // What does not run uses nothing.
-        let is_there = metrics.is_there() || metrics.look(access).await?;
+        let is_there = metrics.is_there() || metrics.look(access).await? != Some(false);
         return is_there.then_some(used).ok_or_else(unsupported);
     };
     let found = metrics.measured(access, &pod.node_id).await?;
@@ -129,21 +139,6 @@ pub(crate) async fn read(inner: &Inner, entry: &Entry) -> Result<NodeUsage> {
 fn unsupported() -> Error {
     Error::unsupported(PLATFORM, "tell what a node uses")
         .with_hint("Install the cluster's metrics server.")
-}
-
-/// The error of a metrics API that does not do its work. What the API server says of it by itself is said as ever.
-fn told(fault: Fault) -> Error {
-    match fault.status() {
-        Some(500..) => error(
-            ErrorKind::Unavailable,
-            format!(
-                "the cluster's metrics API does not answer: {}",
-                fault.message()
-            ),
-        )
-        .with_hint("`kubectl get apiservice v1beta1.metrics.k8s.io` says why."),
-        _ => fault.into_error(),
-    }
 }
 
 async fn get<T: serde::de::DeserializeOwned>(access: &Access, path: &str) -> Result<T, Fault> {

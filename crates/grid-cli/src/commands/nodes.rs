@@ -37,7 +37,7 @@ pub(super) async fn show(context: &Context, id: &str) -> Result<()> {
         Format::Table => {
             // A node that is not running, or whose agent is lost, has no usage; its other facts stand.
             let usage = match node.state {
-                State::Running => client.usage(&id).await.ok(),
+                State::Running | State::Stopping => client.usage(&id).await.ok(),
                 _ => None,
             };
             output::out(&render::node(&node, usage.as_ref()))

@@ -34,10 +34,10 @@ fn every_command_does_what_it_says() {
     ] {
         assert!(!node[key].is_null(), "{key} is missing: {node}");
     }
-    assert!(
-        grid.run(&["node", "node-1"])
-            .contains("endpoint    127.0.0.1:")
-    );
+    let shown = grid.run(&["node", "node-1"]);
+    for line in ["endpoint    127.0.0.1:", "memory      "] {
+        assert!(shown.contains(line), "{line} is missing: {shown}");
+    }
 
     // Usage.
     assert!(
