@@ -19,11 +19,10 @@ use bed::{
 use grid_platform_api::{CheckStatus, DataPolicy, ErrorKind, Platform, Timestamp};
 use grid_platform_testing::{Failed, Outcome, eventually, fails};
 use grid_testbed::kubernetes::ServedApi;
+use hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-};
+use tokio::net::TcpListener;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{ServerConfig, pki_types::PrivateKeyDer},
@@ -50,40 +49,34 @@ async fn serve(answers: &Answers) -> Outcome<u16> {
     let answers = Arc::clone(answers);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer(acceptor.clone(), Arc::clone(&answers), stream));
+            let (acceptor, answers) = (acceptor.clone(), Arc::clone(&answers));
+            tokio::spawn(async move {
+                let stream = TokioIo::new(acceptor.accept(stream).await.ok()?);
+                let service = service_fn(|request: Request<Incoming>| {
+                    let found = answers.lock().unwrap().get(request.uri().path()).cloned();
+                    async move { answer(found) }
+                });
+                let served = http1::Builder::new().serve_connection(stream, service);
+                served.await.ok()
+            });
         }
     });
     Ok(port)
 }
 
-/// Answers one request, in the words of a metrics-server.
-async fn answer(acceptor: TlsAcceptor, answers: Answers, stream: TcpStream) -> std::io::Result<()> {
-    let mut stream = acceptor.accept(stream).await?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
-    }
-    let head = String::from_utf8_lossy(&head);
-    let path = head.split([' ', '?']).nth(1).unwrap_or_default();
-    let found = answers.lock().unwrap().get(path).cloned();
+/// An answer in the words of a metrics-server.
+fn answer(found: Option<Value>) -> hyper::http::Result<Response<String>> {
+    let status = if found.is_some() { 200 } else { 404 };
     let missing = || {
         json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404,
             "message": "podmetrics.metrics.k8s.io was not found",
         })
     };
-    let status = if found.is_some() {
-        "200 OK"
-    } else {
-        "404 Not Found"
-    };
-    let body = found.unwrap_or_else(missing).to_string();
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(format!("{head}{body}").as_bytes()).await?;
-    stream.shutdown().await
+    Response::builder()
+        .status(status)
+        .header("Content-Type", "application/json")
+        .body(found.unwrap_or_else(missing).to_string())
 }
 
 async fn check(platform: &impl Platform) -> Outcome<CheckStatus> {
