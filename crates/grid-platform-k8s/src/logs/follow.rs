@@ -343,7 +343,7 @@ impl<S: Source> Follower<S> {
             return Ok(then(end, pod));
         }
         self.gap = Some(
-            "the cluster does not keep them: the log was rotated, or the program was started again more than once",
+            "the cluster does not keep them: the log was rotated, its container was collected, or the program was started again more than once",
         );
         let at = place.line.at;
         let behind = at.checked_add(Duration::from_nanos(1)).unwrap_or(at);

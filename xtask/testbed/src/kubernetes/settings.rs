@@ -156,6 +156,9 @@ pub(super) fn kubelet(bin: &Path, dir: &Path, pki: &Pki) -> Vec<String> {
             ("hostname-override", NODE),
             ("node-ip", NODE_ADDRESS),
             ("pod-infra-container-image", PAUSE),
+            // One more than by default. The collector, each minute, takes a container that is made and not started yet for a dead one:
+            // with one, it then deletes the run before, which the next line of the log is in (`pkg/kubelet/kuberuntime/kuberuntime_gc.go`).
+            ("maximum-dead-containers-per-container", "2"),
         ],
     )
 }
