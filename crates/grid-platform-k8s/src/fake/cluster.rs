@@ -12,6 +12,8 @@ use crate::translate::CONTAINER;
 /// How long a pod takes to start, and to end.
 const START: Duration = Duration::from_millis(40);
 const END: Duration = Duration::from_millis(30);
+/// How much later the kubelet tells of an end than of the start before it, when it is slow.
+const LATE: Duration = Duration::from_secs(5);
 /// How long a claim takes to be bound, and to be let go.
 const CLAIM: Duration = Duration::from_millis(10);
 /// What keeps a claim that is in use.
@@ -22,6 +24,8 @@ const PROTECTION: &str = "kubernetes.io/pvc-protection";
 pub(crate) struct Host {
     /// A container is put into each pod, before the others, which never is ready.
     pub(crate) has_sidecar: bool,
+    /// The runtime cannot execute the program of any pod. The kubelet tells of the end some time after it told of the start.
+    pub(crate) cannot_execute: bool,
 }
 
 impl Host {
@@ -48,7 +52,11 @@ impl Host {
 
     /// What a container wrote.
     pub(super) fn log(&self, container: &str) -> String {
-        format!("2026-01-02T03:04:05.000000001Z {container} says so\n")
+        let said = match self.cannot_execute {
+            true => format!("exec /{container}: exec format error"),
+            false => format!("{container} says so"),
+        };
+        format!("2026-01-02T03:04:05.000000001Z {said}\n")
     }
 
     /// The status of a pod that runs.
@@ -114,7 +122,11 @@ impl Fake {
         match (asked.verb, asked.resource.as_str()) {
             ("POST", "pods") => drop(tokio::spawn(async move {
                 sleep(START).await;
-                this.start(&name, &uid);
+                let is_executed = this.start(&name, &uid);
+                if !is_executed {
+                    sleep(LATE).await;
+                    this.fail(&name, &uid);
+                }
             })),
             ("DELETE", "pods") => drop(tokio::spawn(async move {
                 sleep(END).await;
@@ -132,13 +144,28 @@ impl Fake {
         }
     }
 
-    fn start(&self, name: &str, uid: &Value) {
+    /// Tells of a pod's start; says whether its program was executed.
+    fn start(&self, name: &str, uid: &Value) -> bool {
         let mut state = self.state();
         if same(&state.objects, "pods", name, uid).is_some_and(|it| !is_going(&it)) {
             let status = state.host.running();
             state.objects.edit("pods", name, |it| {
                 it["spec"]["nodeName"] = "host-1".into();
                 it["status"] = status;
+            });
+            state.tell();
+        }
+        !state.host.cannot_execute
+    }
+
+    /// Tells of the end of a program that could not be executed.
+    fn fail(&self, name: &str, uid: &Value) {
+        let mut state = self.state();
+        if same(&state.objects, "pods", name, uid).is_some() {
+            state.objects.edit("pods", name, |it| {
+                let status = &mut it["status"]["containerStatuses"][0];
+                status["ready"] = false.into();
+                status["state"] = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
             });
             state.tell();
         }

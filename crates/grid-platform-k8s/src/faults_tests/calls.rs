@@ -174,9 +174,11 @@ async fn a_call_that_was_not_done_leaves_no_trace_of_a_spawn_that_is_given_up() 
             bed.fake.count(Counted::None);
             // Whoever gives up removes what there may be, and finds nothing after that.
             check_removed(&bed, &platform).await;
-            assert!(failed, "{it:?} at {call}");
+            // The last one is the look at the log, and a start that cannot be looked at is one as the cluster says.
+            let is_log = call == "GET pods";
+            assert_eq!(failed, !is_log, "{it:?} at {call}");
             let made = bed.fake.made("pods", NAME);
-            let is_made = !is_undone(it) && call == "POST pods";
+            let is_made = is_log || !is_undone(it) && call == "POST pods";
             assert_eq!(made, usize::from(is_made), "{it:?} at {call}");
         }
     }

@@ -7,6 +7,7 @@ mod calls;
 mod kills;
 mod pages;
 mod refused;
+mod started;
 mod watches;
 
 use std::time::Duration;

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Failure, FailureReason, Health, NodeState, ReadyMode, Result, SpawnedNode,
-    Timestamp,
+    Error, ErrorKind, Failure, FailureReason, Health, NodeId, NodeState, ReadyMode, Result,
+    SpawnedNode, Timestamp,
 };
 use grid_platform_host::work::detached;
 use tokio::time::{Instant, timeout_at};
@@ -142,7 +142,13 @@ async fn until(
     let mut is_fresh = false;
     loop {
         let entry = inner.registry.get(id);
-        let wake = match wait.look(inner, record, pod, &entry) {
+        let look = match wait.look(inner, record, pod, &entry) {
+            Look::Over(Came::Ready) if mode == ReadyMode::Started => {
+                executed(inner, id, wait.give_up).await
+            }
+            look => look,
+        };
+        let wake = match look {
             Look::Over(came @ (Came::Ready | Came::Ended(_))) => return came,
             Look::Over(came) if is_fresh => return came,
             Look::Over(_) => {
@@ -163,6 +169,15 @@ async fn until(
         if let Ok(Err(_)) = timeout_at(wake, news.changed()).await {
             return Came::Lost(gone());
         }
+    }
+}
+
+/// Whether a program that is told to run was executed. A runtime tells of a container's start before it executes the program: that this
+/// failed is in the log at once, and the cluster tells of the end only later.
+async fn executed(inner: &Inner, id: &NodeId, give_up: Instant) -> Look {
+    match Instant::now() < give_up && logs::tells_of_failed_exec(inner, id).await {
+        true => Look::Wait(give_up),
+        false => Look::Over(Came::Ready),
     }
 }
 

@@ -21,9 +21,10 @@ mod source;
 #[cfg(test)]
 mod fake;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{LogCursor, LogStream, NodeId, Result};
+use tokio::time::timeout;
 
 pub(crate) use source::{Ask, Body, Source, State, open};
 
@@ -31,8 +32,11 @@ use source::{OfLog, no_pod};
 
 use crate::{
     error::Fault,
-    translate::{ContainerState, PodView},
+    translate::{ContainerState, PodView, is_failed_exec},
 };
+
+/// How long a look at the last entry may take.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// [`Platform::get_logs`](grid_platform_api::Platform::get_logs).
 pub(crate) async fn tail<S: Source + ?Sized>(
@@ -69,6 +73,19 @@ pub(crate) async fn last_lines<S: Source + ?Sized>(
         }
     }
     Vec::new()
+}
+
+/// Whether the log of the present run ends with its runtime's words that the program could not be executed. `false` where it cannot be
+/// read in time.
+pub(crate) async fn tells_of_failed_exec<S: Source + ?Sized>(source: &S, id: &NodeId) -> bool {
+    match timeout(LOOK, scan::last_entry(source, id)).await {
+        Ok(Ok(entry)) => entry.is_some_and(|it| is_failed_exec(&String::from_utf8_lossy(&it))),
+        Ok(Err(fault)) => {
+            tracing::debug!(node = %id, %fault, "the last entry cannot be read");
+            false
+        }
+        Err(_) => false,
+    }
 }
 
 /// [`Platform::follow_logs`](grid_platform_api::Platform::follow_logs).

@@ -71,6 +71,19 @@ pub(super) async fn last<S: Source + ?Sized>(
     Ok(None)
 }
 
+/// The last entry of the present run's log, by one call; `None` when there is none.
+pub(super) async fn last_entry<S: Source + ?Sized>(
+    source: &S,
+    id: &NodeId,
+) -> Result<Option<Bytes>, Fault> {
+    let ask = Ask {
+        tail: Some(1),
+        ..Ask::default()
+    };
+    let lines = read(source, id, ask, 1).await?;
+    Ok(lines.and_then(|mut it| it.pop_back()).map(|it| it.bytes))
+}
+
 async fn read<S: Source + ?Sized>(
     source: &S,
     id: &NodeId,

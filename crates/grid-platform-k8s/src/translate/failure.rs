@@ -96,31 +96,44 @@ pub(crate) fn early_end(record: &Record, ended: &Ended, tail: Vec<String>) -> Fa
 /// What the last lines tell and the exit code does not.
 fn look_closer(failure: &mut Failure, tail: &[String]) {
     let last = tail.last().map(String::as_str).unwrap_or_default();
-    let exec = last.starts_with("exec ") || last.contains("exec user process caused");
-    let (reason, what) = if exec && last.contains("exec format error") {
+    if let Some((reason, what)) = failed_exec(last) {
+        failure.reason = reason;
+        failure.message = format!("{what}: {}", one_line(last));
+    } else if words::lacks_rights(tail) {
+        failure.message +=
+            "; nodes are not root and have no capabilities, which its image may need";
+    }
+}
+
+/// Whether a line of a log is the runtime's, which could not execute the program.
+pub(crate) fn is_failed_exec(line: &str) -> bool {
+    failed_exec(line).is_some()
+}
+
+/// Why the runtime could not execute the program, by its line in the log: when it does that, the container runs already.
+fn failed_exec(line: &str) -> Option<(FailureReason, &'static str)> {
+    if !line.starts_with("exec ") && !line.contains("exec user process caused") {
+        return None;
+    }
+    let known = [
         (
+            "exec format error",
             FailureReason::BadProgramFormat,
             "its program is none for its host's machine",
-        )
-    } else if exec && last.contains("no such file or directory") {
+        ),
         (
+            "no such file or directory",
             FailureReason::BadProgramFormat,
             "the interpreter that its program names does not exist",
-        )
-    } else if exec && last.contains("permission denied") {
+        ),
         (
+            "permission denied",
             FailureReason::NotExecutable,
             "its program may not be executed",
-        )
-    } else {
-        if words::lacks_rights(tail) {
-            failure.message +=
-                "; nodes are not root and have no capabilities, which its image may need";
-        }
-        return;
-    };
-    failure.reason = reason;
-    failure.message = format!("{what}: {}", one_line(last));
+        ),
+    ];
+    let found = known.into_iter().find(|it| line.contains(it.0));
+    found.map(|(_, reason, what)| (reason, what))
 }
 
 /// Why a pod does not run yet, and whether waiting longer can help without a change by somebody (`false` for an image

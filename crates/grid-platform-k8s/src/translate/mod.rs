@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::KubernetesConfig;
 
 pub(crate) use account::account_of;
-pub(crate) use failure::{early_end, exit_of, one_line, why_event, why_pending};
+pub(crate) use failure::{early_end, exit_of, is_failed_exec, one_line, why_event, why_pending};
 pub(crate) use node::{Facts, earlier, is_over, node, run, was_taken};
 pub(crate) use objects::{
     check_room, claim, notes_text, record_text, secret, service, service_place,
