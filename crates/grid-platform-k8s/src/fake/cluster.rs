@@ -24,6 +24,8 @@ const PROTECTION: &str = "kubernetes.io/pvc-protection";
 pub(crate) struct Host {
     /// A container is put into each pod, before the others, which never is ready.
     pub(crate) has_sidecar: bool,
+    /// What the program of each pod wrote last.
+    pub(crate) says: Option<&'static str>,
     /// The runtime cannot execute the program of any pod. The kubelet tells of the end some time after it told of the start.
     pub(crate) cannot_execute: bool,
 }
@@ -52,9 +54,9 @@ impl Host {
 
     /// What a container wrote.
     pub(super) fn log(&self, container: &str) -> String {
-        let said = match self.cannot_execute {
-            true => format!("exec /{container}: exec format error"),
-            false => format!("{container} says so"),
+        let said = match self.says {
+            Some(words) => words.to_owned(),
+            None => format!("{container} says so"),
         };
         format!("2026-01-02T03:04:05.000000001Z {said}\n")
     }

@@ -23,6 +23,8 @@ use crate::{
 /// How much later than an end the cluster tells of it, at most: a kubelet looks at its containers once a second (`plegRelistPeriod` in its
 /// `pkg/kubelet/kubelet.go`), and tells the API server behind that.
 const NOTICED: Duration = Duration::from_millis(1300);
+/// How long the cluster may take to tell of an end that the log tells of: much longer than that.
+const TOLD: Duration = Duration::from_secs(10);
 
 /// What came of waiting.
 enum Came {
@@ -144,7 +146,7 @@ async fn until(
         let entry = inner.registry.get(id);
         let look = match wait.look(inner, record, pod, &entry) {
             Look::Over(Came::Ready) if mode == ReadyMode::Started => {
-                executed(inner, id, wait.give_up).await
+                executed(inner, id, wait.runs_since).await
             }
             look => look,
         };
@@ -174,9 +176,11 @@ async fn until(
 
 /// Whether a program that is told to run was executed. A runtime tells of a container's start before it executes the program: that this
 /// failed is in the log at once, and the cluster tells of the end only later.
-async fn executed(inner: &Inner, id: &NodeId, give_up: Instant) -> Look {
-    match Instant::now() < give_up && logs::tells_of_failed_exec(inner, id).await {
-        true => Look::Wait(give_up),
+async fn executed(inner: &Inner, id: &NodeId, runs_since: Option<Instant>) -> Look {
+    // A program may write such words itself, and runs on.
+    let until = runs_since.unwrap_or_else(Instant::now) + TOLD;
+    match Instant::now() < until && logs::tells_of_failed_exec(inner, id).await {
+        true => Look::Wait(until),
         false => Look::Over(Came::Ready),
     }
 }
