@@ -13,7 +13,7 @@ use crate::translate::CONTAINER;
 const START: Duration = Duration::from_millis(40);
 const END: Duration = Duration::from_millis(30);
 /// How much later the kubelet tells of an end than of the start before it, when it is slow.
-const LATE: Duration = Duration::from_secs(5);
+pub(crate) const LATE: Duration = Duration::from_secs(4);
 /// How long a claim takes to be bound, and to be let go.
 const CLAIM: Duration = Duration::from_millis(10);
 /// What keeps a claim that is in use.
@@ -165,7 +165,9 @@ impl Fake {
         let mut state = self.state();
         if same(&state.objects, "pods", name, uid).is_some() {
             state.objects.edit("pods", name, |it| {
-                let status = &mut it["status"]["containerStatuses"][0];
+                let statuses = it["status"]["containerStatuses"].as_array_mut();
+                let mut statuses = statuses.into_iter().flatten();
+                let status = statuses.find(|it| it["name"] == CONTAINER).unwrap();
                 status["ready"] = false.into();
                 status["state"] = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
             });

@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{access::Access, transport};
 
-pub(crate) use cluster::Host;
+pub(crate) use cluster::{Host, LATE};
 pub(crate) use objects::Saved;
 pub(crate) use trouble::{Counted, Upset, WatchUpset};
 

@@ -166,7 +166,9 @@ async fn whichever_call_of_opening_is_upset_a_repeat_finds_every_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_not_done_leaves_no_trace_of_a_spawn_that_is_given_up() {
-    for (at, call) in Work::Spawn.calls().await.iter().enumerate() {
+    let calls = Work::Spawn.calls().await;
+    assert_eq!(calls.last().unwrap(), "GET pods");
+    for (at, call) in calls.iter().enumerate() {
         for it in UPSETS {
             let (bed, platform) = Bed::new().await;
             bed.fake.upset_nth(Counted::Work, at + 1, 1, it);

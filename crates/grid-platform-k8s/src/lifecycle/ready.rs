@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use grid_platform_api::{
-    Error, ErrorKind, Failure, FailureReason, Health, NodeId, NodeState, ReadyMode, Result,
-    SpawnedNode, Timestamp,
+    Error, ErrorKind, Failure, FailureReason, Health, NodeState, ReadyMode, Result, SpawnedNode,
+    Timestamp,
 };
 use grid_platform_host::work::detached;
 use tokio::time::{Instant, timeout_at};
@@ -135,6 +135,7 @@ async fn until(
         restarts: pod.container.restarts,
         give_up: Instant::now() + inner.config.start_timeout(),
         runs_since: None,
+        failed_exec: (ran >= TOLD).then_some(false),
         mode,
         ran,
     };
@@ -144,13 +145,11 @@ async fn until(
     let mut is_fresh = false;
     loop {
         let entry = inner.registry.get(id);
-        let look = match wait.look(inner, record, pod, &entry) {
-            Look::Over(Came::Ready) if mode == ReadyMode::Started => {
-                executed(inner, id, wait.runs_since).await
+        let wake = match wait.look(inner, record, pod, &entry) {
+            Look::Log => {
+                wait.failed_exec = Some(logs::tells_of_failed_exec(inner.as_ref(), id).await);
+                continue;
             }
-            look => look,
-        };
-        let wake = match look {
             Look::Over(came @ (Came::Ready | Came::Ended(_))) => return came,
             Look::Over(came) if is_fresh => return came,
             Look::Over(_) => {
@@ -174,20 +173,11 @@ async fn until(
     }
 }
 
-/// Whether a program that is told to run was executed. A runtime tells of a container's start before it executes the program: that this
-/// failed is in the log at once, and the cluster tells of the end only later.
-async fn executed(inner: &Inner, id: &NodeId, runs_since: Option<Instant>) -> Look {
-    // A program may write such words itself, and runs on.
-    let until = runs_since.unwrap_or_else(Instant::now) + TOLD;
-    match Instant::now() < until && logs::tells_of_failed_exec(inner, id).await {
-        true => Look::Wait(until),
-        false => Look::Over(Came::Ready),
-    }
-}
-
 /// What one look at the node says.
 enum Look {
     Over(Came),
+    /// What the log says has to be known first.
+    Log,
     /// Nothing yet: until something happens, or then.
     Wait(Instant),
 }
@@ -201,6 +191,9 @@ struct Wait {
     restarts: u32,
     give_up: Instant,
     runs_since: Option<Instant>,
+    /// Whether the log says that the program could not be executed, once it was looked at. A runtime tells of a container's start before
+    /// it executes the program: that this failed is in the log at once, and the cluster tells of the end only later.
+    failed_exec: Option<bool>,
 }
 
 impl Wait {
@@ -244,7 +237,12 @@ impl Wait {
     fn running(&mut self, now: &PodView) -> Look {
         let since = *self.runs_since.get_or_insert_with(Instant::now);
         match self.mode {
-            ReadyMode::Started => Look::Over(Came::Ready),
+            ReadyMode::Started => match self.failed_exec {
+                None => Look::Log,
+                // A program may write such words itself, and runs on.
+                Some(true) if since.elapsed() < TOLD => Look::Wait(since + TOLD),
+                Some(_) => Look::Over(Came::Ready),
+            },
             ReadyMode::Healthy { .. } if now.is_ready => Look::Over(Came::Ready),
             ReadyMode::Healthy { timeout } if since.elapsed() >= timeout => {
                 Look::Over(Came::Late(timeout))

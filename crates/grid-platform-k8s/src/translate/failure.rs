@@ -112,6 +112,8 @@ pub(crate) fn is_failed_exec(line: &str) -> bool {
 
 /// Why the runtime could not execute the program, by its line in the log: when it does that, the container runs already.
 fn failed_exec(line: &str) -> Option<(FailureReason, &'static str)> {
+    // crun begins the reason with a capital.
+    let line = line.to_ascii_lowercase();
     if !line.starts_with("exec ") && !line.contains("exec user process caused") {
         return None;
     }

@@ -160,6 +160,8 @@ fn last_words_tell_more_than_a_code() {
         NotExecutable,
         false,
     );
+    let crun = "exec container process `/x`: Exec format error";
+    check(ended(1), crun, BadProgramFormat, false);
     let chown = "chown: changing ownership of '/data': Operation not permitted";
     check(ended(1), chown, Exited, true);
     check(ended(1), "out of cheese", Exited, false);
